@@ -1,0 +1,470 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/*
+ * libsluice: messages between two processes of one host, without a copy.
+ *
+ * Objects
+ *   listener  a listening AF_UNIX SOCK_SEQPACKET socket
+ *   conn      one endpoint of a connection; owns its socket, its link and, by
+ *             default, a pool
+ *   pool      shared memory that holds this side's outgoing payload
+ *   buf       one buffer of a pool, reference-counted
+ *   msg       one received message, or one part of it
+ *   set       waits for many connections at once
+ *
+ * Conventions
+ *   - 0 (or a count) on success, a negative errno on failure. Nothing prints,
+ *     exits, starts threads or installs signal handlers; no call raises SIGPIPE.
+ *   - Sizes are bytes, times are nanoseconds. A timeout < 0 waits for ever, 0
+ *     does not wait.
+ *   - Option structs begin with their size, set by the caller; a shorter struct
+ *     gets defaults for what it lacks, a longer one must be zero in what this
+ *     library does not know, else -E2BIG. A field left 0 takes its default.
+ *   - _free and _close accept NULL.
+ *
+ * Threads: a conn belongs to one thread at a time, and with it its pool, every
+ * other conn on that pool, and the set that it is in. Different ones are
+ * independent. There are no locks inside.
+ *
+ * Fork and exec: every fd is close-on-exec and pools are not inherited over
+ * fork. A child of fork() may only close or free the handles it inherited (its
+ * copies go, the parent's connections stay); sends and receives answer -ECHILD.
+ *
+ * Hostile peers: whatever a peer does, this side's memory stays intact, and a
+ * breach of PROTOCOL.md ends the connection with -EPROTO. But a message *view*
+ * is memory that a hostile peer can change while you read it: parse it as you
+ * would parse a volatile, or take sluice_recv_copy().
+ */
+#ifndef SLUICE_SLUICE_H
+#define SLUICE_SLUICE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <sluice/uapi.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SLUICE_API __attribute__((visibility("default")))
+/* The hot path is inline; the library also exports each of these functions. */
+#ifndef SLUICE_INLINE
+#define SLUICE_INLINE static inline
+#endif
+
+struct sluice_listener;
+struct sluice_conn;
+struct sluice_pool;
+struct sluice_set;
+
+/* "1.0.0": version of the library that is running. */
+SLUICE_API const char *sluice_version(void);
+
+/* Pools ------------------------------------------------------------------- */
+
+/*
+ * A pool is made of segments, each a sealed memfd that peers map read-only and
+ * that holds buffers of one size class. It grows segment by segment when a loan
+ * finds no free buffer, up to `limit`.
+ */
+#define SLUICE_POOL_F_HUGE 0x1u /* 2 MiB pages; falls back, see huge_error */
+
+#define SLUICE_POOL_CLASSES_MAX 32
+#define SLUICE_POOL_LIMIT_DEFAULT (256ull << 20)
+
+struct sluice_pool_options {
+	size_t size;
+	uint64_t limit; /* bytes of all segments together; default 256 MiB */
+	/*
+	 * Buffer sizes, ascending multiples of 64, at most 32 of them; default:
+	 * the powers of two from 256 B to 1 GiB. The array is copied.
+	 */
+	const uint32_t *classes;
+	uint32_t class_count;
+	uint32_t flags; /* SLUICE_POOL_F_* */
+};
+
+/*
+ * A buffer of a pool. `data` is cache-line aligned, page aligned from 4 KiB.
+ * The caller of a loan holds one reference; a send takes over one.
+ */
+struct sluice_buf {
+	void *data; /* write your payload here */
+	uint32_t capacity; /* bytes, at least what was asked for */
+	uint32_t refs; /* the library's from here on */
+	struct sluice_pool *pool;
+	struct sluice_buf *next;
+	uint64_t offset;
+	uint16_t segment;
+	uint16_t class_index;
+	uint32_t resv;
+};
+
+/* Geometry and use of a pool, in bytes and counts. */
+struct sluice_pool_info {
+	uint64_t limit;
+	uint64_t bytes; /* of all segments */
+	uint32_t segments;
+	uint32_t buffers;
+	uint32_t buffers_used; /* lent to the caller or in flight */
+	int huge_error; /* 0 or why huge pages were asked for in vain: -errno */
+};
+
+/*
+ * One segment, as io_uring_register_buffers() wants it: registered once, files
+ * and sockets can be read straight into buffers (IORING_OP_READ_FIXED). A
+ * peer's segment cannot be registered: the kernel pins for writing (-EFAULT).
+ */
+struct sluice_segment_info {
+	void *address;
+	uint64_t length;
+	uint32_t buffer_size; /* buffers start at multiples of it */
+	uint32_t alignment; /* page size of the segment */
+	uint16_t segment; /* number in slots, equals sluice_buf.segment */
+};
+
+/* -EINVAL: bad options. Free with sluice_pool_free(). */
+SLUICE_API int sluice_pool_new(struct sluice_pool **pool,
+			       const struct sluice_pool_options *options);
+
+/*
+ * Gives up the caller's hold; the memory goes when the last conn that uses the
+ * pool, and every message in flight from it, is gone.
+ */
+SLUICE_API void sluice_pool_free(struct sluice_pool *pool);
+
+/*
+ * Lends a buffer of at least `size` bytes. -EAGAIN: all are in use and the pool
+ * is at its limit; -EMSGSIZE: no class, or not the limit, can ever hold `size`;
+ * -ENOMEM, -EMFILE: the system refused a segment.
+ */
+SLUICE_API int sluice_pool_loan(struct sluice_pool *pool, size_t size,
+				struct sluice_buf **buf);
+
+/* Retires every segment none of whose buffers is in use; returns the bytes. */
+SLUICE_API int64_t sluice_pool_trim(struct sluice_pool *pool);
+
+SLUICE_API void sluice_pool_info(const struct sluice_pool *pool,
+				 struct sluice_pool_info *info);
+
+/* index counts from 0; -ENOENT past the last segment. */
+SLUICE_API int sluice_pool_segment(const struct sluice_pool *pool,
+				   unsigned int index,
+				   struct sluice_segment_info *info);
+
+/* Connections ------------------------------------------------------------- */
+
+#define SLUICE_LANE_PLAIN 0 /* the peer is plain: payload is copied */
+#define SLUICE_LANE_QUEUED 1
+#define SLUICE_LANE_DIRECT 2
+#define SLUICE_LANE_STEERED 3
+
+#define SLUICE_F_AWARE 0x1u /* from_fd: the peer is aware, HELLO goes out now */
+#define SLUICE_F_REQUIRE_AWARE 0x2u /* connect: a plain peer is an error */
+#define SLUICE_F_PLAIN 0x4u /* be plain: bind no name, send no HELLO */
+#define SLUICE_F_NO_DIRECT 0x8u /* offer no link: the queued lane only */
+#define SLUICE_F_MAP_HUGE 0x10u /* map a peer's segments on huge pages */
+
+#define SLUICE_SPIN_DEFAULT_NS 20000
+#define SLUICE_SPIN_FOREVER UINT64_MAX
+
+struct sluice_options {
+	size_t size;
+	uint32_t flags; /* SLUICE_F_* */
+	uint32_t ring_slots; /* power of two, 16 to 65536; default 256 */
+	/*
+	 * Buffers of the peer that may be held here at once, unreleased: 16 to
+	 * 65536; default 256. The sender gets -EAGAIN past it.
+	 */
+	uint32_t hold_limit;
+	uint32_t first_position; /* of both rings; for tests of the wrap */
+	/*
+	 * How long a wait spins before it sleeps, ns. SPIN_FOREVER never sleeps.
+	 * Default 20,000; no_spin = 1 sleeps at once.
+	 */
+	uint64_t spin_ns;
+	uint64_t map_limit; /* bytes of the peer's to map; default 1 GiB */
+	/*
+	 * connect: how long to wait for the server's HELLO, ns. Default 0: the
+	 * connection starts plain and turns aware when the HELLO arrives. With
+	 * REQUIRE_AWARE the default is 1 s, then -EPROTONOSUPPORT.
+	 */
+	int64_t aware_timeout_ns;
+	/* Shared by many conns, or NULL: one of the conn's own. */
+	struct sluice_pool *pool;
+	const struct sluice_pool_options *pool_options; /* for its own pool */
+	uint32_t no_spin;
+	uint32_t backlog; /* listen: default 128 */
+};
+
+/*
+ * Names: "/run/x.sock" or "./x" is a path, "@x" an abstract name. A path that a
+ * dead server left behind is replaced; one in use is -EADDRINUSE.
+ * -ENAMETOOLONG over 107 bytes. The listener hands `options` on to the conns it
+ * accepts (pools that they point to must outlive it).
+ */
+SLUICE_API int sluice_listen(struct sluice_listener **listener,
+			     const char *name,
+			     const struct sluice_options *options);
+SLUICE_API int sluice_listener_fd(const struct sluice_listener *listener);
+/* Closes the socket and unlinks its path. */
+SLUICE_API void sluice_listener_close(struct sluice_listener *listener);
+
+/*
+ * Waits up to timeout for a client (-EAGAIN: none). An aware client is sent
+ * HELLO; a plain one never notices.
+ */
+SLUICE_API int sluice_accept(struct sluice_listener *listener,
+			     struct sluice_conn **conn, int64_t timeout_ns);
+
+/* -ECONNREFUSED, -ENOENT: nobody listens. */
+SLUICE_API int sluice_connect(struct sluice_conn **conn, const char *name,
+			      const struct sluice_options *options);
+
+/* Two connected aware endpoints in one process, for threads and tests. */
+SLUICE_API int sluice_pair(struct sluice_conn *conn[2],
+			   const struct sluice_options *options);
+
+/*
+ * Makes an endpoint of a connected SEQPACKET socket: inherited, passed, one end
+ * of socketpair(), or accepted by the caller. The conn owns fd on success only.
+ * With SLUICE_F_AWARE this side says that the peer is aware; both may. Without,
+ * names decide as for connect and accept. -EPROTOTYPE: not such a socket.
+ */
+SLUICE_API int sluice_conn_from_fd(struct sluice_conn **conn, int fd,
+				   const struct sluice_options *options);
+
+/*
+ * Ends this side's messages: the peer receives what was sent, then its end of
+ * stream. Receiving goes on. Idempotent.
+ */
+SLUICE_API int sluice_conn_shutdown(struct sluice_conn *conn);
+
+/*
+ * Shuts down and frees. The peer still gets all that was sent. Views into the
+ * peer's pool are gone; buffers this side still holds stay valid as long as
+ * their pool, that is, end here if it was the conn's own.
+ */
+SLUICE_API void sluice_conn_close(struct sluice_conn *conn);
+
+#define SLUICE_REASON_NONE 0 /* best lane there is */
+#define SLUICE_REASON_PEER_PLAIN 1
+#define SLUICE_REASON_UNDECIDED 2 /* no HELLO or HELLO_ACK has come yet */
+#define SLUICE_REASON_NO_LINK 3 /* this side offers none (NO_DIRECT) */
+#define SLUICE_REASON_PEER_NO_LINK 4
+#define SLUICE_REASON_CHOSEN 5 /* sluice_conn_set_lane() */
+#define SLUICE_REASON_STARTING 6 /* SWITCH has not been sent or seen yet */
+#define SLUICE_REASON_SELF_PLAIN 7 /* SLUICE_F_PLAIN */
+
+SLUICE_API const char *sluice_lane_name(uint32_t lane);
+SLUICE_API const char *sluice_reason_text(uint32_t reason);
+
+struct sluice_conn_info {
+	uint32_t tx_lane; /* SLUICE_LANE_* */
+	uint32_t tx_reason; /* SLUICE_REASON_*: why not a better one */
+	uint32_t rx_lane;
+	uint32_t rx_reason;
+	uint64_t features; /* SLUICE_FEAT_* of both sides */
+	pid_t peer_pid; /* SO_PEERCRED: of connect(), listen() or socketpair() */
+	uid_t peer_uid;
+	gid_t peer_gid;
+	int error; /* 0, or the -errno that ended the connection */
+	const char *error_text; /* in words, "" without; lives as long as the conn */
+	uint32_t out_buffers; /* sent, not yet released by the peer */
+	uint32_t held_buffers; /* received, not yet released here */
+	uint64_t mapped_bytes; /* of the peer's segments */
+	uint64_t frames_sent;
+	uint64_t frames_received;
+	uint64_t doorbells_sent;
+	uint64_t sleeps;
+};
+
+SLUICE_API void sluice_conn_info(struct sluice_conn *conn,
+				 struct sluice_conn_info *info);
+
+/*
+ * Chooses the lane this side sends in: QUEUED, or DIRECT (-EOPNOTSUPP when it
+ * was not negotiated). Order is kept. -EAGAIN: no room for the marker now.
+ */
+SLUICE_API int sluice_conn_set_lane(struct sluice_conn *conn, uint32_t lane);
+
+/* The conn's pool, for sluice_pool_info() and io_uring registration. */
+SLUICE_API struct sluice_pool *sluice_conn_pool(struct sluice_conn *conn);
+
+/*
+ * All conns of the process together map at most `bytes` of peers' memory, links
+ * included; default 16 GiB.
+ */
+SLUICE_API void sluice_map_limit_set(uint64_t bytes);
+
+/* Sending ----------------------------------------------------------------- */
+
+#define SLUICE_SEND_F_BATCH 0x1u /* more follows at once: end with a send without, or flush */
+
+/* One part of a scatter list. */
+struct sluice_part {
+	struct sluice_buf *buf;
+	uint32_t offset; /* bytes into the buffer */
+	uint32_t len;
+};
+
+/*
+ * All sends: 0, or -EAGAIN (ring, socket, hold_limit or pool full: nothing was
+ * sent and the caller keeps the buffer; sluice_wait(SLUICE_SEND) waits for
+ * room), -EPIPE (the peer is gone or this side is shut down), -EMSGSIZE,
+ * -EPROTO (the peer broke the protocol; see sluice_conn_info), -EINVAL.
+ *
+ * In a wait set or an event loop of your own, a BATCH is published at once in
+ * the direct lane; only the doorbell waits for the end of the batch.
+ */
+
+/* Lends a buffer of the conn's pool: sluice_pool_loan(). Header inline. */
+SLUICE_INLINE int sluice_loan(struct sluice_conn *conn, size_t size,
+			      struct sluice_buf **buf);
+/* Holds a buffer for one more send. */
+SLUICE_INLINE void sluice_buf_ref(struct sluice_buf *buf);
+/* Gives back a reference, such as a loan that was not sent. */
+SLUICE_INLINE void sluice_buf_unref(struct sluice_buf *buf);
+
+/* Sends the first len bytes of buf, taking over the caller's reference. */
+SLUICE_INLINE int sluice_send_buf(struct sluice_conn *conn,
+				  struct sluice_buf *buf, uint32_t len,
+				  uint64_t tag, uint32_t flags);
+
+/*
+ * Sends count (1 to 64) parts as one message, taking over one reference per
+ * part. All or nothing.
+ */
+SLUICE_API int sluice_send_parts(struct sluice_conn *conn,
+				 const struct sluice_part *parts,
+				 unsigned int count, uint64_t tag,
+				 uint32_t flags);
+
+/* Copies: up to 32 bytes into the slot, more into a buffer of the pool. */
+SLUICE_INLINE int sluice_send(struct sluice_conn *conn, const void *data,
+			      size_t len, uint64_t tag, uint32_t flags);
+
+/* Ends a batch: queued frames go out, a sleeping peer is rung. */
+SLUICE_API int sluice_flush(struct sluice_conn *conn);
+
+/* Receiving --------------------------------------------------------------- */
+
+#define SLUICE_MSG_F_MORE SLUICE_SLOT_F_MORE /* the next msg continues this */
+
+/* A received message. Fields from `id` on are the library's. */
+struct sluice_msg {
+	uint64_t tag;
+	uint32_t len;
+	uint32_t flags; /* SLUICE_MSG_F_* */
+	uint32_t id;
+	uint16_t segment;
+	uint8_t kind;
+	uint8_t resv;
+	const void *view;
+	uint8_t inline_data[SLUICE_INLINE_MAX];
+};
+
+/*
+ * Payload of a message. Inline payload lies in *msg itself, so the pointer goes
+ * with that struct; else it points into the peer's pool until the release.
+ */
+SLUICE_INLINE const void *sluice_msg_data(const struct sluice_msg *msg);
+
+/*
+ * Takes the next message. 1: *msg is filled. 0: the peer has closed and all it
+ * sent was delivered. -EAGAIN: none now. -ECONNRESET: the peer died; all it had
+ * published was delivered first. -EPROTO: it broke the protocol.
+ */
+SLUICE_INLINE int sluice_recv(struct sluice_conn *conn, struct sluice_msg *msg);
+
+/* The same for up to count messages; returns how many. */
+SLUICE_INLINE int sluice_recv_batch(struct sluice_conn *conn,
+				    struct sluice_msg *msgs,
+				    unsigned int count);
+
+/* The same, waiting: sluice_wait() and sluice_recv(). -ETIMEDOUT: none came. */
+SLUICE_INLINE int sluice_recv_wait(struct sluice_conn *conn,
+				   struct sluice_msg *msg, int64_t timeout_ns);
+
+/*
+ * Takes the next message, all parts, into data: a stable copy, released
+ * already. Returns as sluice_recv(); -EMSGSIZE leaves the message, *len says
+ * its size. tag may be NULL.
+ */
+SLUICE_API int sluice_recv_copy(struct sluice_conn *conn, void *data,
+				size_t capacity, size_t *len, uint64_t *tag);
+
+/*
+ * Gives a message's buffer back to the peer, in any order, from the thread that
+ * owns the conn. Nothing happens for an inline one. -EINVAL: not held.
+ */
+SLUICE_INLINE int sluice_release(struct sluice_conn *conn,
+				 const struct sluice_msg *msg);
+
+/* Waiting ----------------------------------------------------------------- */
+
+#define SLUICE_RECV 0x1u /* a message, end of stream or error is there */
+#define SLUICE_SEND 0x2u /* what the last -EAGAIN of a send or loan lacked is there */
+
+/*
+ * Waits for any of `what`: spins up to spin_ns, then sleeps. Returns what is
+ * ready, or -ETIMEDOUT, or -EINTR. A peer with no release ring releases by
+ * frames that queue behind its messages; if 4096 of those are unread, waiting
+ * for SLUICE_SEND returns SLUICE_RECV: receive first.
+ */
+SLUICE_API int sluice_wait(struct sluice_conn *conn, uint32_t what,
+			   int64_t timeout_ns);
+
+/*
+ * Event loops of your own: poll, epoll (level or edge) or io_uring poll on
+ * sluice_conn_fd(). The rule:
+ *   1. receive and send until -EAGAIN;
+ *   2. sluice_arm(conn, what): a mask of what is ready means back to 1; 0 means
+ *      the peer will now make the fd ready. It also returns, in *events, the
+ *      poll events to wait for (POLLIN, and POLLOUT where the socket is full);
+ *   3. sleep on the fd; when it fires, go to 1. It may fire for nothing.
+ * Only between arm and the next call on the conn does the fd tell of messages:
+ * while this side is awake the direct lane is silent. One arm serves one sleep.
+ */
+SLUICE_API int sluice_conn_fd(const struct sluice_conn *conn);
+SLUICE_API int sluice_arm(struct sluice_conn *conn, uint32_t what,
+			  short *events);
+
+/* Wait set: thousands of conns, one call ---------------------------------- */
+
+struct sluice_event {
+	struct sluice_conn *conn;
+	void *data; /* as given to add */
+	uint32_t ready; /* SLUICE_RECV | SLUICE_SEND */
+};
+
+/*
+ * Busy conns are found by looking at their rings, idle ones sleep on their fds
+ * in one epoll. A conn is in one set at most (-EEXIST), and leaves it when it
+ * is closed.
+ */
+SLUICE_API int sluice_set_new(struct sluice_set **set);
+SLUICE_API void sluice_set_free(struct sluice_set *set); /* not its conns */
+SLUICE_API int sluice_set_add(struct sluice_set *set, struct sluice_conn *conn,
+			      uint32_t what, void *data);
+SLUICE_API int sluice_set_change(struct sluice_set *set,
+				 struct sluice_conn *conn, uint32_t what);
+SLUICE_API int sluice_set_remove(struct sluice_set *set,
+				 struct sluice_conn *conn);
+/*
+ * Fills up to count events; returns how many, 0 at the timeout, -EINTR. A conn
+ * that was reported and not drained is reported again; none is starved. Spins
+ * up to spin_ns before it sleeps (0: not at all).
+ */
+SLUICE_API int sluice_set_wait(struct sluice_set *set,
+			       struct sluice_event *events, unsigned int count,
+			       int64_t timeout_ns, uint64_t spin_ns);
+
+#ifdef __cplusplus
+}
+#endif
+
+#include <sluice/hot.h>
+
+#endif

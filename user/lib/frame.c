@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/* Frames on the socket: one message each, with the fds that it carries. */
+#include "internal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* The kernel's limit of fds in one message (SCM_MAX_FD). */
+#define SCM_FDS_MAX 253
+
+int frame_send(struct sluice_conn *conn, const struct sluice_frame *header,
+	       const void *body, size_t body_len, int fd)
+{
+	struct conn_core *core = core_of(conn);
+	union {
+		char space[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov[2] = {
+		{ .iov_base = (void *)(uintptr_t)header,
+		  .iov_len = sizeof(*header) },
+		{ .iov_base = (void *)(uintptr_t)body, .iov_len = body_len },
+	};
+	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = body_len ? 2 : 1 };
+	struct cmsghdr *cmsg;
+
+	if (fd >= 0) {
+		memset(&control, 0, sizeof(control));
+		msg.msg_control = &control;
+		msg.msg_controllen = sizeof(control.space);
+		cmsg = CMSG_FIRSTHDR(&msg);
+		cmsg->cmsg_level = SOL_SOCKET;
+		cmsg->cmsg_type = SCM_RIGHTS;
+		cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
+	}
+	if (sendmsg(core->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
+		core->frames_sent++;
+		return 0;
+	}
+	switch (errno) {
+	case EAGAIN:
+	case ENOBUFS:
+	case EINTR:
+	case ETOOMANYREFS: /* too many fds of this user in flight */
+		return -EAGAIN;
+	case EPIPE:
+	case ECONNRESET:
+	case ENOTCONN:
+		return -EPIPE;
+	default:
+		return -errno;
+	}
+}
+
+static void take_fds(struct frame *frame, struct msghdr *msg)
+{
+	struct cmsghdr *cmsg;
+	size_t i, count;
+	int fd;
+
+	for (cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg)) {
+		if (cmsg->cmsg_level != SOL_SOCKET ||
+		    cmsg->cmsg_type != SCM_RIGHTS)
+			continue;
+		count = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		for (i = 0; i < count; i++) {
+			memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(int),
+			       sizeof(int));
+			if (frame->fd_count < FRAME_FDS_MAX)
+				frame->fds[frame->fd_count] = fd;
+			else
+				close(fd);
+			frame->fd_count++;
+		}
+	}
+}
+
+bool socket_hung_up(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLRDHUP };
+
+	return poll(&p, 1, 0) == 1 && p.revents & (POLLRDHUP | POLLHUP);
+}
+
+bool socket_writable(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLOUT };
+
+	return poll(&p, 1, 0) == 1;
+}
+
+int frame_recv(struct sluice_conn *conn, struct frame *frame, int flags)
+{
+	struct conn_core *core = core_of(conn);
+	union {
+		char space[CMSG_SPACE(SCM_FDS_MAX * sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov[2] = {
+		{ .iov_base = &frame->header,
+		  .iov_len = sizeof(frame->header) },
+		{ .iov_base = frame->body, .iov_len = sizeof(frame->body) },
+	};
+	struct msghdr msg = { .msg_iov = iov,
+			      .msg_iovlen = 2,
+			      .msg_control = &control,
+			      .msg_controllen = sizeof(control) };
+	ssize_t n;
+
+	frame->fd_count = 0;
+	/*
+	 * ECONNRESET: the peer closed with unread messages. SEQPACKET says so
+	 * once, and before the messages that are still queued here.
+	 */
+	do
+		n = recvmsg(core->fd, &msg, flags | MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == ECONNRESET);
+	if (n < 0)
+		return -errno;
+	take_fds(frame, &msg);
+	if (n == 0 && socket_hung_up(core->fd)) {
+		frame_close(frame);
+		return 0;
+	}
+	core->frames_received++;
+	if ((size_t)n < sizeof(frame->header) || msg.msg_flags & MSG_TRUNC) {
+		frame_close(frame);
+		return -EPROTO;
+	}
+	frame->body_len = (size_t)n - sizeof(frame->header);
+	return 1;
+}
+
+void frame_close(struct frame *frame)
+{
+	unsigned int i;
+
+	for (i = 0; i < frame->fd_count && i < FRAME_FDS_MAX; i++)
+		if (frame->fds[i] >= 0)
+			close(frame->fds[i]);
+	frame->fd_count = 0;
+}

@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/*
+ * What the files of libsluice share.
+ *
+ * A conn is two pages. The first, struct sluice_conn, is what the inlines of
+ * hot.h touch; it is wiped in a child of fork(). The second, struct conn_core,
+ * is the rest. core_of() and conn_of() step from one to the other.
+ *
+ * Dependencies go one way: memory, sleep, pool, link, frame < control < send,
+ * recv < wait < set; hello ties a conn's start together, socket its birth.
+ */
+#ifndef SLUICE_INTERNAL_H
+#define SLUICE_INTERNAL_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <stdbool.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+
+#include <sluice/sluice.h>
+
+#define CONN_PAGE 4096u
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+/* Lists ------------------------------------------------------------------- */
+
+struct list {
+	struct list *next, *prev;
+};
+
+static inline void list_init(struct list *l)
+{
+	l->next = l->prev = l;
+}
+
+static inline bool list_empty(const struct list *l)
+{
+	return l->next == l;
+}
+
+static inline void list_remove(struct list *l)
+{
+	l->prev->next = l->next;
+	l->next->prev = l->prev;
+	list_init(l);
+}
+
+static inline void list_append(struct list *head, struct list *l)
+{
+	l->prev = head->prev;
+	l->next = head;
+	head->prev->next = l;
+	head->prev = l;
+}
+
+#define list_entry(l, type, field) \
+	((type *)((char *)(l) - offsetof(type, field)))
+#define list_for_each_safe(l, tmp, head)                           \
+	for ((l) = (head)->next, (tmp) = (l)->next; (l) != (head); \
+	     (l) = (tmp), (tmp) = (l)->next)
+
+/* memory.c: memfds, mappings, the process --------------------------------- */
+
+/* A number that differs in a child of fork() from its parent's. */
+uint64_t process_generation(void);
+/* Registered for membarrier(GLOBAL_EXPEDITED)? Registers at the first call. */
+bool process_has_membarrier(void);
+void process_membarrier(void);
+int64_t now_ns(void);
+uint64_t random_nonzero(void);
+
+/*
+ * Makes a sealed, backed, mapped memfd. huge: on 2 MiB pages or not at all.
+ * The mapping is the caller's and is not inherited over fork().
+ */
+int memory_new(const char *name, uint64_t size, bool huge, void **address,
+	       int *fd);
+/*
+ * Maps a peer's memfd read-only after the checks of PROTOCOL.md section 2, and
+ * counts it towards the process limit. Does not close fd. -EPROTO with *why;
+ * -ENOMEM if it is over a limit of this side or of the system.
+ */
+int memory_map_foreign(int fd, uint64_t size, bool huge, void **address,
+		       const char **why);
+void memory_unmap_foreign(const void *address, uint64_t size);
+
+/* sleep.c: the sleep words ------------------------------------------------ */
+
+/* A word in this side's link; value is its private copy. */
+struct sleep_word {
+	uint32_t *shared;
+	uint32_t value;
+	uint32_t since; /* ring position when it last slept */
+};
+
+/* Steps 1 to 3 of PROTOCOL.md section 8, for one or both words of a link. */
+void words_sleep(struct sleep_word *rx, struct sleep_word *tx,
+		 bool peer_registered);
+void word_wake(struct sleep_word *word);
+/* Back to SPIN, if it did not sleep for long enough to be worth it. */
+void word_spin(struct sleep_word *word, uint32_t position, bool forever);
+
+/* pool.c ------------------------------------------------------------------ */
+
+struct segment {
+	uint8_t *address;
+	uint64_t size;
+	struct sluice_buf *bufs;
+	uint32_t count;
+	uint32_t announced; /* conns that know it */
+	uint32_t used; /* counted by trim only */
+	int fd;
+	uint16_t class_index;
+	bool huge;
+	bool retiring; /* out of the free lists, waits for acknowledgements */
+};
+
+struct pool {
+	struct sluice_pool hot;
+	uint64_t generation;
+	uint64_t limit;
+	uint64_t bytes;
+	struct segment **segments; /* by number; NULL: free */
+	uint32_t segment_count; /* of the table */
+	uint32_t class_segments[SLUICE_POOL_CLASSES_MAX];
+	struct list conns; /* conn_core.pool_link */
+	uint32_t live_conns; /* of these, not closed by their application */
+	uint32_t flags;
+	int huge_error;
+	bool held; /* by the application */
+	bool shared; /* made by sluice_pool_new() */
+};
+
+static inline struct pool *pool_of(struct sluice_pool *pool)
+{
+	return (struct pool *)pool;
+}
+
+int pool_new(struct pool **pool, const struct sluice_pool_options *options);
+int pool_check_options(const struct sluice_pool_options *options);
+void pool_destroy(struct pool *pool);
+/* Like sluice_pool_loan(), without looking for releases. may_grow: or -EAGAIN. */
+int pool_take(struct pool *pool, size_t size, bool may_grow,
+	      struct sluice_buf **buf);
+/* A conn forgot the segment (acknowledged DEL, or it is gone). */
+void pool_forget(struct pool *pool, uint32_t segment);
+/* Looks for releases at every conn of the pool. */
+void pool_harvest(struct pool *pool);
+
+/* link.c ------------------------------------------------------------------ */
+
+struct conn_core;
+
+int link_new(struct conn_core *core, int *fd);
+int link_map(struct conn_core *core, int fd, uint32_t size);
+void link_free(struct conn_core *core);
+
+/* Connections ------------------------------------------------------------- */
+
+enum phase {
+	PHASE_PLAIN, /* the peer is plain, for good */
+	PHASE_CLIENT, /* plain until a HELLO comes as the first message */
+	PHASE_SERVER, /* HELLO sent, plain until the HELLO_ACK */
+	PHASE_PAIR, /* HELLO sent, the first message must be HELLO or ACK */
+	PHASE_AWARE,
+};
+
+/* What the last -EAGAIN of a send or loan lacked. */
+enum need {
+	NEED_NOTHING,
+	NEED_ROOM, /* a slot of the ring */
+	NEED_ID, /* the peer holds hold_limit buffers */
+	NEED_BUFFER, /* of need_size, in the pool */
+	NEED_SOCKET, /* room in the socket */
+	NEED_PEER, /* the end of the negotiation */
+};
+
+#define INBOX_MAX 4096 /* slots read ahead */
+
+struct conn_core {
+	uint64_t generation; /* of the process that made the conn */
+	int fd;
+	uint32_t flags; /* SLUICE_F_* */
+	enum phase phase;
+	int error; /* what ended it: 0, -EPROTO, ... */
+	char error_text[SLUICE_FRAME_TEXT_MAX + 64];
+	bool blocking; /* the fd is: recvmsg may sleep */
+	bool hello_sent;
+	bool hello_due; /* a HELLO_ACK that met EAGAIN */
+	bool registered; /* this process, for membarrier */
+	bool closing; /* closed by the application, waits for releases */
+	bool shut; /* BYE sent or due, or shutdown() done */
+	bool bye_due;
+	bool bye_seen;
+	bool eof; /* the socket has ended */
+	bool both_link; /* both sides have FEAT_LINK */
+	bool peer_registered; /* the peer has FEAT_MEMBARRIER */
+	bool armed;
+	bool pool_armed; /* and with it the tx words of the pool's conns */
+
+	struct sluice_options options;
+	struct sluice_hello hello; /* this side's */
+	struct sluice_hello peer;
+	uint64_t expect_echo; /* CLIENT: in the HELLO; SERVER: in the ACK */
+
+	/* links */
+	struct sluice_link *link;
+	uint32_t link_size;
+	int link_fd; /* until it is sent, else -1 */
+	const struct sluice_link *peer_link;
+	uint32_t peer_link_size;
+	struct sluice_link peer_geometry; /* line 0, checked */
+	struct sleep_word rx_word;
+	struct sleep_word tx_word;
+
+	/* receiving; the first three are what the hot part points to */
+	uint16_t *rx_held;
+	uint32_t *tx_ids;
+	struct sluice_buf **tx_out;
+	uint32_t rx_lane;
+	bool rx_switched; /* once */
+	uint32_t rx_end; /* position that BYE announced */
+	struct sluice_mapped *rx_segments;
+	uint64_t mapped_bytes;
+	struct sluice_slot *inbox; /* queued slots, a ring */
+	uint32_t inbox_size, inbox_head, inbox_count;
+	uint32_t idle_recvs; /* since the socket was looked at */
+	void **plain_held; /* by id: views of plain messages */
+	bool plain_eof, plain_timestamps;
+	void *plain_next; /* a plain message that was taken as a HELLO */
+	size_t plain_next_len;
+
+	/* releasing */
+	uint32_t *pending_ids; /* RELEASE frames to be sent */
+	uint32_t pending_count;
+	uint64_t ack_due[SLUICE_SEGMENTS_MAX / 64];
+
+	/* sending */
+	uint32_t tx_lane;
+	bool want_direct;
+	bool tx_chosen; /* by sluice_conn_set_lane() */
+	uint32_t idle_sends; /* since the socket was looked at */
+	uint32_t tx_head; /* position below which the peer has consumed */
+	uint32_t tx_last_rung; /* rx_state for which it was rung last */
+	uint32_t rx_last_rung; /* tx_state likewise */
+	bool doorbell_due;
+	struct sluice_slot *stage; /* queued slots of a batch, DATA to be */
+	uint32_t stage_count;
+	uint64_t announced_bytes;
+	uint32_t announced_count;
+	uint32_t harvest_position; /* next entry of the peer's release ring */
+	uint64_t del_due[SLUICE_SEGMENTS_MAX / 64];
+	uint64_t del_sent[SLUICE_SEGMENTS_MAX / 64];
+	enum need need;
+	size_t need_size; /* slots, ids or bytes */
+
+	struct pool *pool;
+	struct list pool_link; /* in pool.conns */
+
+	/* the set it is in */
+	struct sluice_set *set;
+	struct list set_link;
+	void *set_data;
+	uint32_t set_want;
+	uint32_t set_events; /* registered with epoll */
+
+	uint64_t frames_sent, frames_received, doorbells_sent, sleeps;
+	struct ucred credentials;
+};
+
+static inline struct conn_core *core_of(const struct sluice_conn *conn)
+{
+	return (struct conn_core *)((char *)(uintptr_t)conn + CONN_PAGE);
+}
+
+static inline struct sluice_conn *conn_of(const struct conn_core *core)
+{
+	return (struct sluice_conn *)((char *)(uintptr_t)core - CONN_PAGE);
+}
+
+/* Ids that are outstanding at the peer. */
+static inline uint32_t conn_out(const struct conn_core *core)
+{
+	return core->tx_out ?
+		       core->peer.hold_limit - conn_of(core)->tx_id_count : 0;
+}
+
+static inline bool bit_get(const uint64_t *bits, uint32_t i)
+{
+	return bits[i / 64] >> (i % 64) & 1;
+}
+
+static inline void bit_set(uint64_t *bits, uint32_t i)
+{
+	bits[i / 64] |= 1ull << (i % 64);
+}
+
+static inline void bit_clear(uint64_t *bits, uint32_t i)
+{
+	bits[i / 64] &= ~(1ull << (i % 64));
+}
+
+/* 0, or why nothing can be done with the conn here: -ECHILD. */
+static inline int conn_check(const struct conn_core *core)
+{
+	return core->generation == process_generation() ? 0 : -ECHILD;
+}
+
+/* conn.c ------------------------------------------------------------------ */
+
+/*
+ * Copies a size-first option struct, at most `size` bytes of it. -EINVAL: no
+ * size; -E2BIG: it sets what this library does not know.
+ */
+int options_copy(void *out, size_t size, const void *in);
+int options_read(struct sluice_options *out, const struct sluice_options *in);
+int conn_new(struct sluice_conn **conn, const struct sluice_options *options);
+/* Frees all at once; buffers in flight come back. */
+void conn_destroy(struct sluice_conn *conn);
+/* Ends the conn with an error, and tells an aware peer. Returns error. */
+int conn_fail(struct sluice_conn *conn, int error, const char *text);
+/*
+ * The peer is gone, or only waits for releases (a closed conn on a shared
+ * pool): its ids come back, views stay and can be released.
+ */
+void conn_peer_gone(struct sluice_conn *conn);
+
+/* hello.c ----------------------------------------------------------------- */
+
+bool name_parse(const struct sockaddr_un *address, socklen_t size,
+		uint64_t *number);
+int name_bind(int fd, uint64_t *number);
+/* Finds out the phase of a connected socket, and speaks first if that is due. */
+int hello_start(struct sluice_conn *conn, uint64_t bound);
+/*
+ * Reads the socket while the phase is not settled. 0: nothing (more) to do now;
+ * -errno ends the connection.
+ */
+int hello_process(struct sluice_conn *conn);
+
+/* frame.c ----------------------------------------------------------------- */
+
+#define FRAME_FDS_MAX 8 /* kept; more than that are closed unseen */
+
+/* A frame as received, in memory of its own. */
+struct frame {
+	struct sluice_frame header;
+	union {
+		struct sluice_hello hello;
+		struct sluice_segment segment;
+		struct sluice_slot slots[SLUICE_FRAME_SLOTS_MAX];
+		uint32_t ids[SLUICE_FRAME_IDS_MAX];
+		char text[SLUICE_FRAME_TEXT_MAX];
+		uint8_t body[SLUICE_FRAME_SIZE_MAX - 8];
+	} __attribute__((aligned(8)));
+	size_t body_len;
+	int fds[FRAME_FDS_MAX];
+	unsigned int fd_count; /* how many came, kept or not */
+};
+
+/* 0, or -EAGAIN, -EPIPE. fd -1: none. */
+int frame_send(struct sluice_conn *conn, const struct sluice_frame *header,
+	       const void *body, size_t body_len, int fd);
+/*
+ * One message from the socket: 1, -EAGAIN, -EINTR, 0 at its end, -EPROTO if it
+ * is no frame at all. flags: 0 or MSG_DONTWAIT. frame_close() afterwards.
+ */
+int frame_recv(struct sluice_conn *conn, struct frame *frame, int flags);
+void frame_close(struct frame *frame);
+/* Has the peer closed, or shut down its sending side? */
+bool socket_hung_up(int fd);
+bool socket_writable(int fd);
+
+/* control.c --------------------------------------------------------------- */
+
+/* One received frame of an aware peer. 0 or -errno. */
+int control_frame(struct sluice_conn *conn, struct frame *frame);
+/* Reads the socket until it is empty, or until the inbox is full. */
+int control_drain(struct sluice_conn *conn);
+/* Sends what met EAGAIN before; batch: and staged slots. -EAGAIN if it does again. */
+int control_push(struct sluice_conn *conn, bool batch);
+void control_doorbell(struct sluice_conn *conn);
+
+/* send.c ------------------------------------------------------------------ */
+
+/* Takes releases from the peer's ring, and what it says of rx_head. */
+void conn_harvest(struct sluice_conn *conn);
+/* The owner's side of a release. False: it was not outstanding. */
+bool conn_take_back(struct sluice_conn *conn, uint32_t id);
+/* Sends SWITCH if the direct lane is wanted. 0, -EAGAIN, -errno. */
+int send_switch(struct sluice_conn *conn);
+/* Sends the slots of a batch that wait for a DATA frame. */
+int send_stage(struct sluice_conn *conn);
+/* Would what lacked at the last -EAGAIN be there now? */
+bool send_ready(struct sluice_conn *conn);
+
+/* recv.c ------------------------------------------------------------------ */
+
+/* Copies slots of a DATA frame to the inbox; there is room. */
+int inbox_put(struct sluice_conn *conn, const struct sluice_slot *slots,
+	      uint32_t count);
+bool inbox_has_room(struct conn_core *core);
+/* Is there a message, or an end to report, without looking at the socket? */
+bool recv_ready(struct sluice_conn *conn);
+
+/* plain.c ----------------------------------------------------------------- */
+
+int plain_recv(struct sluice_conn *conn, struct sluice_msg *msg);
+int plain_recv_copy(struct sluice_conn *conn, void *data, size_t capacity,
+		    size_t *len);
+int plain_release(struct sluice_conn *conn, const struct sluice_msg *msg);
+int plain_send(struct sluice_conn *conn, const struct iovec *parts,
+	       unsigned int count);
+bool plain_ready(struct sluice_conn *conn);
+
+/* wait.c ------------------------------------------------------------------ */
+
+/* What of `what` is ready; looks at the socket only if look is set. */
+uint32_t conn_ready(struct sluice_conn *conn, uint32_t what, bool look);
+/* Does a send wait for a buffer that another conn of its pool may free? */
+bool conn_needs_pool(const struct conn_core *core, uint32_t what);
+void conn_disarm(struct sluice_conn *conn);
+
+/* set.c ------------------------------------------------------------------- */
+
+void set_forget(struct sluice_conn *conn);
+/* Called whenever a conn in a set is disarmed. */
+void set_make_hot(struct conn_core *core);
+
+#endif

@@ -1,0 +1,585 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/*
+ * The sending half outside of the inlines: announcing segments, ids, both
+ * lanes, releases taken back, and what a send waits for.
+ *
+ * One path for all: the caller's message becomes up to 64 slots, and
+ * send_message() sends all of them or none.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/*
+ * While this much is unread in the ring, a loan waits rather than grows the
+ * pool: more would only fall out of the cache. A guess that measured well.
+ */
+#define UNREAD_WINDOW (8ull << 20)
+
+/* Failed sends between two looks at the socket, for EOF. */
+#define SENDS_PER_LOOK 64
+
+static int lacks(struct conn_core *core, enum need need, size_t size)
+{
+	core->need = need;
+	core->need_size = size;
+	return -EAGAIN;
+}
+
+static struct sluice_slot *ring_slot(struct sluice_conn *conn,
+				     uint32_t position)
+{
+	struct sluice_link *link = core_of(conn)->link;
+	struct sluice_slot *ring =
+		(void *)((uint8_t *)link + link->ring_offset);
+
+	return &ring[position & conn->tx_mask];
+}
+
+/* Releases ---------------------------------------------------------------- */
+
+bool conn_take_back(struct sluice_conn *conn, uint32_t id)
+{
+	struct conn_core *core = core_of(conn);
+	struct sluice_buf *buf;
+
+	if (id >= core->peer.hold_limit || !conn->tx_out[id])
+		return false;
+	buf = conn->tx_out[id];
+	conn->tx_out[id] = NULL;
+	conn->tx_ids[conn->tx_id_count++] = id;
+	sluice_buf_unref(buf);
+	return true;
+}
+
+void conn_harvest(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	const struct sluice_release *ring, *entry;
+	uint32_t i, id;
+
+	if (core->phase != PHASE_AWARE || core->eof)
+		return;
+	if (!core->both_link) {
+		control_drain(conn);
+		return;
+	}
+	if (core->closing)
+		control_drain(conn); /* nobody else looks for its EOF */
+	ring = (const void *)((const uint8_t *)core->peer_link +
+			      core->peer_geometry.release_offset);
+	for (i = 0; i < core->peer.hold_limit; i++) {
+		entry = &ring[core->harvest_position &
+			      (core->peer_geometry.release_slots - 1)];
+		/* Pairs with the release store in sluice_release(). */
+		if (__atomic_load_n(&entry->seq, __ATOMIC_ACQUIRE) !=
+		    core->harvest_position + 1)
+			return;
+		id = __atomic_load_n(&entry->id, __ATOMIC_RELAXED);
+		core->harvest_position++;
+		if (!conn_take_back(conn, id)) {
+			conn_fail(conn, -EPROTO,
+				  "released id was not outstanding");
+			return;
+		}
+	}
+}
+
+/* Reads how far the peer has consumed. */
+static int refresh_room(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	uint32_t head;
+
+	/*
+	 * Pairs with the release store in sluice_report_head(): the peer has
+	 * copied these slots before we write to them again.
+	 */
+	head = __atomic_load_n(&core->peer_link->rx_head, __ATOMIC_ACQUIRE) -
+	       core->peer_geometry.rx_first + core->options.first_position;
+	if (head - core->tx_head > conn->tx_position - core->tx_head)
+		return conn_fail(conn, -EPROTO, "rx_head is out of range");
+	core->tx_head = head;
+	conn->tx_limit = head + conn->tx_mask + 1;
+	word_spin(&core->tx_word, conn->tx_position, false);
+	return 0;
+}
+
+/* Sending ----------------------------------------------------------------- */
+
+void sluice_wake_consumer(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	uint32_t word;
+
+	/* Pairs with the fence in words_sleep(): slot before word. */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	word = __atomic_load_n(&core->peer_link->rx_state, __ATOMIC_RELAXED);
+	if ((word & SLUICE_STATE_MASK) == SLUICE_STATE_ASLEEP &&
+	    word != core->tx_last_rung) {
+		core->tx_last_rung = word;
+		control_doorbell(conn);
+	} else if (core->doorbell_due) {
+		control_push(conn, true);
+	}
+}
+
+static void ring_publish(struct sluice_conn *conn, struct sluice_slot *slots,
+			 uint32_t count)
+{
+	uint32_t i, position = conn->tx_position;
+
+	for (i = count; i-- > 0;) {
+		struct sluice_slot *slot = ring_slot(conn, position + i);
+
+		memcpy((uint8_t *)slot + sizeof(slot->seq),
+		       (uint8_t *)&slots[i] + sizeof(slot->seq),
+		       sizeof(*slot) - sizeof(slot->seq));
+		sluice__publish(slot, position + i);
+	}
+	conn->tx_position = position + count;
+}
+
+int send_switch(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	struct sluice_frame frame = { .type = SLUICE_FRAME_SWITCH,
+				      .value = conn->tx_position };
+	int r;
+
+	if (!core->want_direct || core->tx_lane == SLUICE_LANE_DIRECT)
+		return 0;
+	r = send_stage(conn);
+	if (!r)
+		r = frame_send(conn, &frame, NULL, 0, -1);
+	if (r)
+		return r;
+	core->tx_lane = SLUICE_LANE_DIRECT;
+	/* Without our registration the inlines may not trust STATE_SPIN. */
+	if (core->registered)
+		conn->tx_ring = ring_slot(conn, 0);
+	return 0;
+}
+
+static int switch_back(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	struct sluice_slot slot = { .kind = SLUICE_SLOT_SWITCH };
+	int r;
+
+	if (conn->tx_position == conn->tx_limit) {
+		r = refresh_room(conn);
+		if (r)
+			return r;
+		if (conn->tx_position == conn->tx_limit)
+			return lacks(core, NEED_ROOM, 1);
+	}
+	ring_publish(conn, &slot, 1);
+	core->tx_lane = SLUICE_LANE_QUEUED;
+	conn->tx_ring = NULL;
+	sluice_wake_consumer(conn);
+	return 0;
+}
+
+int sluice_conn_set_lane(struct sluice_conn *conn, uint32_t lane)
+{
+	struct conn_core *core = core_of(conn);
+	int r = conn_check(core);
+
+	if (r)
+		return r;
+	if (core->error)
+		return core->error;
+	if (core->phase != PHASE_AWARE)
+		control_drain(conn);
+	if (lane != SLUICE_LANE_QUEUED && lane != SLUICE_LANE_DIRECT)
+		return -EINVAL;
+	if (core->phase != PHASE_AWARE)
+		return lane == SLUICE_LANE_QUEUED ? lacks(core, NEED_PEER, 0) :
+						    -EOPNOTSUPP;
+	if (core->shut || core->eof)
+		return -EPIPE;
+	if (lane == SLUICE_LANE_DIRECT) {
+		if (!core->both_link ||
+		    !(core->peer.features & SLUICE_FEAT_DIRECT))
+			return -EOPNOTSUPP;
+		core->want_direct = true;
+		r = send_switch(conn);
+		if (!r)
+			core->tx_chosen = false;
+		return r == -EAGAIN ? lacks(core, NEED_SOCKET, 0) : r;
+	}
+	r = core->tx_lane == SLUICE_LANE_DIRECT ? switch_back(conn) : 0;
+	if (!r) {
+		core->want_direct = false;
+		core->tx_chosen = core->both_link;
+	}
+	return r;
+}
+
+/* Makes the peer map the segment of a buffer that is about to be sent. */
+static int announce(struct sluice_conn *conn, const struct sluice_buf *buf)
+{
+	struct conn_core *core = core_of(conn);
+	struct segment *segment = core->pool->segments[buf->segment];
+	struct sluice_frame frame = { .type = SLUICE_FRAME_SEGMENT_ADD,
+				      .value = buf->segment };
+	struct sluice_segment body = {
+		.size = segment->size,
+		.flags = segment->huge ? SLUICE_SEGMENT_F_HUGE : 0,
+	};
+	int r;
+
+	if (bit_get(conn->tx_announced, buf->segment))
+		return 0;
+	if (buf->segment >= core->peer.segment_limit ||
+	    segment->size > core->peer.map_limit - core->announced_bytes)
+		return -EMSGSIZE;
+	r = frame_send(conn, &frame, &body, sizeof(body), segment->fd);
+	if (r)
+		return r == -EAGAIN ? lacks(core, NEED_SOCKET, 0) : r;
+	bit_set(conn->tx_announced, buf->segment);
+	core->announced_bytes += segment->size;
+	core->announced_count++;
+	segment->announced++;
+	if (!core->pool->shared) {
+		close(segment->fd); /* nobody else will need it */
+		segment->fd = -1;
+	}
+	return 0;
+}
+
+int send_stage(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	struct sluice_frame frame = { .type = SLUICE_FRAME_DATA,
+				      .count = (uint16_t)core->stage_count };
+	int r;
+
+	if (!core->stage_count)
+		return 0;
+	r = frame_send(conn, &frame, core->stage,
+		       core->stage_count * sizeof(*core->stage), -1);
+	if (!r)
+		core->stage_count = 0;
+	return r;
+}
+
+static int room_direct(struct sluice_conn *conn, uint32_t count)
+{
+	struct conn_core *core = core_of(conn);
+	int r;
+
+	if (count > conn->tx_mask + 1)
+		return -EMSGSIZE;
+	if (conn->tx_limit - conn->tx_position >= count)
+		return 0;
+	r = refresh_room(conn);
+	if (r)
+		return r;
+	if (conn->tx_limit - conn->tx_position >= count)
+		return 0;
+	return lacks(core, NEED_ROOM, count);
+}
+
+static int room_queued(struct sluice_conn *conn, uint32_t count)
+{
+	struct conn_core *core = core_of(conn);
+	int r;
+
+	if (core->stage_count + count <= SLUICE_FRAME_SLOTS_MAX)
+		return 0;
+	r = send_stage(conn);
+	return r == -EAGAIN ? lacks(core, NEED_SOCKET, 0) : r;
+}
+
+/* May anything be sent now? Settles the phase, and tries the better lane. */
+static int send_begin(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	int r = conn_check(core);
+
+	if (r)
+		return r;
+	core->need = NEED_NOTHING;
+	if (core->error)
+		return core->error;
+	if (core->shut)
+		return -EPIPE;
+	if (core->phase != PHASE_AWARE) {
+		r = hello_process(conn);
+		if (r)
+			return r;
+	}
+	if (core->eof)
+		return -EPIPE;
+	switch (core->phase) {
+	case PHASE_SERVER:
+	case PHASE_PAIR:
+		return lacks(core, NEED_PEER, 0);
+	case PHASE_AWARE:
+		r = control_push(conn, false);
+		if (!r)
+			r = send_switch(conn);
+		if (r == -EAGAIN)
+			r = core->tx_lane == SLUICE_LANE_DIRECT ?
+				    0 : lacks(core, NEED_SOCKET, 0);
+		return r;
+	default:
+		return 0;
+	}
+}
+
+/* bufs[i] is the buffer of slots[i], or NULL for an inline one. */
+static int send_message(struct sluice_conn *conn, struct sluice_slot *slots,
+			struct sluice_buf **bufs, uint32_t count,
+			uint32_t flags)
+{
+	struct conn_core *core = core_of(conn);
+	bool direct = core->tx_lane == SLUICE_LANE_DIRECT;
+	uint32_t i, ids = 0, mark;
+	int r;
+
+	for (i = 0; i < count; i++) {
+		if (!bufs[i])
+			continue;
+		ids++;
+		r = announce(conn, bufs[i]);
+		if (r)
+			return r;
+	}
+	if (ids > core->peer.hold_limit)
+		return -EMSGSIZE;
+	if (ids > conn->tx_id_count) {
+		conn_harvest(conn);
+		if (core->error)
+			return core->error;
+		if (ids > conn->tx_id_count)
+			return lacks(core, NEED_ID, ids);
+	}
+	r = direct ? room_direct(conn, count) : room_queued(conn, count);
+	if (r)
+		return r;
+	for (i = 0; i < count; i++) {
+		if (!bufs[i])
+			continue;
+		slots[i].buffer.id = conn->tx_ids[--conn->tx_id_count];
+		conn->tx_out[slots[i].buffer.id] = bufs[i];
+	}
+	if (direct) {
+		ring_publish(conn, slots, count);
+		if (!(flags & SLUICE_SEND_F_BATCH))
+			sluice_wake_consumer(conn);
+		return 0;
+	}
+	mark = core->stage_count;
+	memcpy(core->stage + mark, slots, count * sizeof(*slots));
+	core->stage_count += count;
+	if (flags & SLUICE_SEND_F_BATCH)
+		return 0;
+	r = send_stage(conn);
+	if (!r)
+		return 0;
+	/* What was staged before has been accepted; this message has not. */
+	core->stage_count = mark;
+	for (i = count; i-- > 0;) {
+		if (!bufs[i])
+			continue;
+		conn->tx_out[slots[i].buffer.id] = NULL;
+		conn->tx_ids[conn->tx_id_count++] = slots[i].buffer.id;
+	}
+	return r == -EAGAIN ? lacks(core, NEED_SOCKET, 0) : r;
+}
+
+/* Every now and then a send that fails looks whether the peer is still there. */
+static int send_end(struct sluice_conn *conn, int r)
+{
+	struct conn_core *core = core_of(conn);
+
+	if (r != -EAGAIN || core->phase != PHASE_AWARE ||
+	    core->idle_sends++ % SENDS_PER_LOOK)
+		return r;
+	control_drain(conn);
+	if (core->error)
+		return core->error;
+	return core->eof ? -EPIPE : r;
+}
+
+static void slot_for_part(struct sluice_slot *slot, const struct sluice_buf *buf,
+			  uint32_t offset, uint32_t len, uint64_t tag)
+{
+	*slot = (struct sluice_slot){
+		.len = len,
+		.kind = SLUICE_SLOT_BUFFER,
+		.segment = buf->segment,
+		.offset = buf->offset + offset,
+		.tag = tag,
+	};
+}
+
+int sluice_send_buf_slow(struct sluice_conn *conn, struct sluice_buf *buf,
+			 uint32_t len, uint64_t tag, uint32_t flags)
+{
+	const struct sluice_part part = { .buf = buf, .len = len };
+
+	return sluice_send_parts(conn, &part, 1, tag, flags);
+}
+
+int sluice_send_parts(struct sluice_conn *conn, const struct sluice_part *parts,
+		      unsigned int count, uint64_t tag, uint32_t flags)
+{
+	struct conn_core *core = core_of(conn);
+	struct sluice_slot slots[SLUICE_PARTS_MAX];
+	struct sluice_buf *bufs[SLUICE_PARTS_MAX];
+	struct iovec iov[SLUICE_PARTS_MAX];
+	unsigned int i;
+	int r;
+
+	r = conn_check(core);
+	if (r)
+		return r;
+	if (!count || count > SLUICE_PARTS_MAX || flags & ~SLUICE_SEND_F_BATCH)
+		return -EINVAL;
+	for (i = 0; i < count; i++) {
+		const struct sluice_part *p = &parts[i];
+
+		if (p->buf->pool != conn->pool || !p->buf->refs ||
+		    p->offset > p->buf->capacity ||
+		    p->len > p->buf->capacity - p->offset)
+			return -EINVAL;
+		bufs[i] = p->buf;
+		slot_for_part(&slots[i], p->buf, p->offset, p->len, tag);
+		if (i + 1 < count)
+			slots[i].flags = SLUICE_SLOT_F_MORE;
+		iov[i].iov_base = (uint8_t *)p->buf->data + p->offset;
+		iov[i].iov_len = p->len;
+	}
+	r = send_begin(conn);
+	if (r)
+		return send_end(conn, r);
+	if (core->phase == PHASE_AWARE)
+		return send_end(conn,
+				send_message(conn, slots, bufs, count, flags));
+	r = plain_send(conn, iov, count);
+	if (!r)
+		for (i = 0; i < count; i++)
+			sluice_buf_unref(bufs[i]);
+	return r;
+}
+
+int sluice_send_slow(struct sluice_conn *conn, const void *data, size_t len,
+		     uint64_t tag, uint32_t flags)
+{
+	struct conn_core *core = core_of(conn);
+	struct sluice_slot slot = { .kind = SLUICE_SLOT_INLINE, .tag = tag };
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)data,
+			     .iov_len = len };
+	struct sluice_buf *buf = NULL;
+	int r;
+
+	if (flags & ~SLUICE_SEND_F_BATCH)
+		return -EINVAL;
+	if (len > UINT32_MAX)
+		return -EMSGSIZE;
+	r = send_begin(conn);
+	if (r)
+		return send_end(conn, r);
+	if (core->phase != PHASE_AWARE)
+		return plain_send(conn, &iov, 1);
+	if (len <= SLUICE_INLINE_MAX) {
+		slot.len = (uint32_t)len;
+		if (len)
+			memcpy(slot.inline_data, data, len);
+		return send_end(conn,
+				send_message(conn, &slot, &buf, 1, flags));
+	}
+	r = sluice_loan(conn, len, &buf);
+	if (r)
+		return send_end(conn, r);
+	memcpy(buf->data, data, len);
+	slot_for_part(&slot, buf, 0, (uint32_t)len, tag);
+	r = send_end(conn, send_message(conn, &slot, &buf, 1, flags));
+	if (r)
+		sluice_buf_unref(buf);
+	return r;
+}
+
+int sluice_loan_slow(struct sluice_conn *conn, size_t size,
+		     struct sluice_buf **buf)
+{
+	struct conn_core *core = core_of(conn);
+	uint32_t unread;
+	int r = conn_check(core);
+
+	if (r)
+		return r;
+	core->need = NEED_NOTHING;
+	r = pool_take(core->pool, size, false, buf);
+	if (r != -EAGAIN)
+		return r;
+	pool_harvest(core->pool);
+	r = pool_take(core->pool, size, false, buf);
+	if (r != -EAGAIN)
+		return r;
+	unread = 0;
+	if (core->tx_lane == SLUICE_LANE_DIRECT && !core->eof &&
+	    !refresh_room(conn))
+		unread = conn->tx_position - core->tx_head;
+	if (unread < 2 || unread * (uint64_t)size < UNREAD_WINDOW)
+		r = pool_take(core->pool, size, true, buf);
+	if (r == -EAGAIN) {
+		lacks(core, NEED_BUFFER, size);
+	}
+	return r;
+}
+
+int sluice_flush(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	int r = conn_check(core);
+
+	if (r)
+		return r;
+	if (core->error)
+		return core->error;
+	if (core->tx_lane == SLUICE_LANE_DIRECT)
+		sluice_wake_consumer(conn);
+	r = control_push(conn, true);
+	return r == -EAGAIN ? lacks(core, NEED_SOCKET, 0) : r;
+}
+
+bool send_ready(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	struct sluice_buf *buf;
+	uint32_t room;
+
+	if (core->error || core->eof || core->shut)
+		return true;
+	switch (core->need) {
+	case NEED_ROOM:
+		room = (conn->tx_mask + 1) / 4;
+		if (room < core->need_size)
+			room = (uint32_t)core->need_size;
+		return refresh_room(conn) ||
+		       conn->tx_limit - conn->tx_position >= room;
+	case NEED_ID:
+		conn_harvest(conn);
+		return conn->tx_id_count >= core->need_size;
+	case NEED_BUFFER:
+		if (sluice_loan_slow(conn, core->need_size, &buf))
+			return core->need != NEED_BUFFER;
+		sluice_buf_unref(buf);
+		return true;
+	case NEED_SOCKET:
+		return socket_writable(core->fd);
+	case NEED_PEER:
+		return core->phase == PHASE_AWARE ||
+		       core->phase == PHASE_PLAIN;
+	case NEED_NOTHING:
+		break;
+	}
+	return true;
+}

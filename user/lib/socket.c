@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/* Sockets: listening, accepting, connecting, pairs and inherited fds. */
+#include "internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define REQUIRE_AWARE_NS 1000000000
+
+struct sluice_listener {
+	int fd;
+	uint64_t generation;
+	dev_t dev; /* of the path, so that only our own is unlinked */
+	ino_t ino;
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path) + 1];
+	struct sluice_options options;
+};
+
+static int address_of(const char *name, struct sockaddr_un *address,
+		      socklen_t *size)
+{
+	size_t len = name ? strlen(name) : 0;
+
+	if (!len || (name[0] == '@' && len == 1))
+		return -EINVAL;
+	if (len >= sizeof(address->sun_path))
+		return -ENAMETOOLONG;
+	memset(address, 0, sizeof(*address));
+	address->sun_family = AF_UNIX;
+	memcpy(address->sun_path, name, len);
+	*size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len);
+	if (name[0] == '@')
+		address->sun_path[0] = 0;
+	else
+		(*size)++;
+	return 0;
+}
+
+static int new_socket(void)
+{
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* Is the path a socket that nobody listens on any more? */
+static bool path_is_dead(const struct sockaddr_un *address, socklen_t size)
+{
+	struct stat st;
+	int fd, r;
+
+	if (lstat(address->sun_path, &st) || !S_ISSOCK(st.st_mode))
+		return false;
+	fd = new_socket();
+	if (fd < 0)
+		return false;
+	r = connect(fd, (const struct sockaddr *)address, size) ? errno : 0;
+	close(fd);
+	return r == ECONNREFUSED;
+}
+
+static int bind_and_listen(int fd, const char *name, int backlog)
+{
+	struct sockaddr_un address;
+	socklen_t size;
+	int r;
+
+	r = address_of(name, &address, &size);
+	if (r)
+		return r;
+	r = bind(fd, (struct sockaddr *)&address, size) ? errno : 0;
+	if (r == EADDRINUSE && name[0] != '@' &&
+	    path_is_dead(&address, size) && !unlink(address.sun_path))
+		r = bind(fd, (struct sockaddr *)&address, size) ? errno : 0;
+	if (!r && listen(fd, backlog))
+		r = errno;
+	return -r;
+}
+
+int sluice_listen(struct sluice_listener **out, const char *name,
+		  const struct sluice_options *options)
+{
+	struct sluice_listener *listener;
+	struct stat st;
+	int r;
+
+	listener = calloc(1, sizeof(*listener));
+	if (!listener)
+		return -ENOMEM;
+	listener->generation = process_generation();
+	r = options_read(&listener->options, options);
+	if (!r && listener->options.pool_options)
+		r = pool_check_options(listener->options.pool_options);
+	if (r)
+		goto fail;
+	listener->fd = new_socket();
+	if (listener->fd < 0) {
+		r = listener->fd;
+		goto fail;
+	}
+	r = bind_and_listen(listener->fd, name,
+			    (int)listener->options.backlog);
+	if (r) {
+		close(listener->fd);
+		goto fail;
+	}
+	if (name[0] != '@' && !lstat(name, &st)) {
+		memcpy(listener->path, name, strlen(name));
+		listener->dev = st.st_dev;
+		listener->ino = st.st_ino;
+	}
+	*out = listener;
+	return 0;
+fail:
+	free(listener);
+	return r;
+}
+
+int sluice_listener_fd(const struct sluice_listener *listener)
+{
+	return listener->fd;
+}
+
+void sluice_listener_close(struct sluice_listener *listener)
+{
+	struct stat st;
+
+	if (!listener)
+		return;
+	if (listener->path[0] && listener->generation == process_generation() &&
+	    !lstat(listener->path, &st) && st.st_dev == listener->dev &&
+	    st.st_ino == listener->ino)
+		unlink(listener->path);
+	close(listener->fd);
+	free(listener);
+}
+
+/* Gives a conn its socket, and finds out what the peer is. */
+static int conn_start(struct sluice_conn **out, int fd,
+		      const struct sluice_options *options, uint64_t bound)
+{
+	socklen_t size = sizeof(struct ucred);
+	struct sluice_conn *conn;
+	struct conn_core *core;
+	int r, fl;
+
+	r = conn_new(&conn, options);
+	if (r)
+		return r;
+	core = core_of(conn);
+	core->fd = fd;
+	fl = fcntl(fd, F_GETFL);
+	core->blocking = fl >= 0 && !(fl & O_NONBLOCK);
+	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &core->credentials, &size);
+	r = hello_start(conn, bound);
+	if (r) {
+		core->fd = -1; /* stays the caller's */
+		conn_destroy(conn);
+		return r;
+	}
+	*out = conn;
+	return 0;
+}
+
+int sluice_conn_from_fd(struct sluice_conn **conn, int fd,
+			const struct sluice_options *in)
+{
+	struct sluice_options options;
+	socklen_t size = sizeof(int);
+	int type, domain, r;
+
+	r = options_read(&options, in);
+	if (r)
+		return r;
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) ||
+	    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size))
+		return errno == ENOTSOCK ? -EPROTOTYPE : -errno;
+	if (type != SOCK_SEQPACKET || domain != AF_UNIX)
+		return -EPROTOTYPE;
+	if (fcntl(fd, F_SETFD, FD_CLOEXEC))
+		return -errno;
+	return conn_start(conn, fd, &options, 0);
+}
+
+int sluice_accept(struct sluice_listener *listener, struct sluice_conn **conn,
+		  int64_t timeout_ns)
+{
+	struct pollfd p = { .fd = listener->fd, .events = POLLIN };
+	struct timespec t = { .tv_sec = timeout_ns / 1000000000,
+			      .tv_nsec = timeout_ns % 1000000000 };
+	int fd, r;
+
+	r = ppoll(&p, 1, timeout_ns < 0 ? NULL : &t, NULL);
+	if (r <= 0)
+		return r ? -errno : -EAGAIN;
+	fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	r = conn_start(conn, fd, &listener->options, 0);
+	if (r)
+		close(fd);
+	return r;
+}
+
+/* Waits for the server's HELLO as long as the options say. */
+static int wait_aware(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	int64_t timeout = core->options.aware_timeout_ns, deadline;
+	bool require = core->flags & SLUICE_F_REQUIRE_AWARE;
+	struct pollfd p = { .fd = core->fd, .events = POLLIN };
+	int r;
+
+	if (require && !timeout)
+		timeout = REQUIRE_AWARE_NS;
+	deadline = now_ns() + timeout;
+	while (timeout && core->phase == PHASE_CLIENT) {
+		int64_t left = deadline - now_ns();
+		struct timespec t = { .tv_sec = left / 1000000000,
+				      .tv_nsec = left % 1000000000 };
+
+		if (timeout > 0 && left <= 0)
+			break;
+		if (ppoll(&p, 1, timeout < 0 ? NULL : &t, NULL) < 0)
+			return -errno;
+		r = hello_process(conn);
+		if (r)
+			return r;
+	}
+	return require && core->phase != PHASE_AWARE ? -EPROTONOSUPPORT : 0;
+}
+
+int sluice_connect(struct sluice_conn **conn, const char *name,
+		   const struct sluice_options *in)
+{
+	struct sluice_options options;
+	struct sockaddr_un address;
+	uint64_t bound = 0;
+	socklen_t size;
+	int fd, r;
+
+	r = options_read(&options, in);
+	if (!r)
+		r = address_of(name, &address, &size);
+	if (r)
+		return r;
+	fd = new_socket();
+	if (fd < 0)
+		return fd;
+	if (!(options.flags & SLUICE_F_PLAIN))
+		r = name_bind(fd, &bound);
+	if (!r && connect(fd, (struct sockaddr *)&address, size))
+		r = -errno;
+	if (!r)
+		r = conn_start(conn, fd, &options, bound);
+	if (r) {
+		close(fd);
+		return r;
+	}
+	r = wait_aware(*conn);
+	if (r) {
+		sluice_conn_close(*conn);
+		*conn = NULL;
+	}
+	return r;
+}
+
+int sluice_pair(struct sluice_conn *conn[2], const struct sluice_options *in)
+{
+	struct sluice_options options;
+	int fds[2], i, r;
+
+	r = options_read(&options, in);
+	if (r)
+		return r;
+	if (!(options.flags & SLUICE_F_PLAIN))
+		options.flags |= SLUICE_F_AWARE;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds))
+		return -errno;
+	r = conn_start(&conn[0], fds[0], &options, 0);
+	if (r) {
+		close(fds[0]);
+		close(fds[1]);
+		return r;
+	}
+	r = conn_start(&conn[1], fds[1], &options, 0);
+	if (r) {
+		close(fds[1]);
+		sluice_conn_close(conn[0]);
+		return r;
+	}
+	for (i = 0; i < 2 && !r; i++)
+		r = hello_process(conn[i]);
+	if (r) {
+		sluice_conn_close(conn[0]);
+		sluice_conn_close(conn[1]);
+	}
+	return r;
+}
