@@ -86,7 +86,8 @@ struct sluice_pool_options {
 };
 
 /*
- * A buffer of a pool. `data` is cache-line aligned, page aligned from 4 KiB.
+ * A buffer of a pool. `data` is cache-line aligned, and page aligned if its
+ * size class is a multiple of 4 KiB.
  * The caller of a loan holds one reference; a send takes over one.
  */
 struct sluice_buf {

@@ -189,46 +189,41 @@ static void free_memory(struct sluice_conn *conn)
 	munmap(conn, CONN_PAGE * 2);
 }
 
-void conn_destroy(struct sluice_conn *conn)
-{
-	struct conn_core *core = core_of(conn);
-	struct pool *pool = core->pool;
-	uint32_t i;
-
-	set_forget(conn);
-	if (core->fd >= 0)
-		close(core->fd);
-	core->fd = -1;
-	conn_peer_gone(conn);
-	for (i = 0; i < conn->rx_segment_count; i++)
-		if (core->rx_segments[i].base)
-			memory_unmap_foreign(core->rx_segments[i].base,
-					     core->rx_segments[i].size);
-	link_free(core);
-	list_remove(&core->pool_link);
-	if (!core->closing)
-		pool->live_conns--;
-	free_memory(conn);
-	if (!pool->held && list_empty(&pool->conns))
-		pool_destroy(pool);
-}
-
 /*
  * A child of fork() drops its copies. Links and pools were not mapped there,
  * and other memory may lie at their addresses by now: nothing is unmapped.
  */
-static void close_in_child(struct sluice_conn *conn)
+static void unmap_all(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	uint32_t i;
+
+	for (i = 0; i < conn->rx_segment_count; i++)
+		if (core->rx_segments[i].base)
+			memory_unmap_foreign(core->rx_segments[i].base,
+					     core->rx_segments[i].size);
+	link_unmap(core);
+}
+
+void conn_destroy(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
 	struct pool *pool = core->pool;
 
-	close(core->fd);
+	if (core->fd >= 0)
+		close(core->fd);
 	if (core->link_fd >= 0)
 		close(core->link_fd);
+	if (!conn_check(core)) {
+		set_forget(conn);
+		conn_peer_gone(conn);
+		unmap_all(conn);
+	}
 	list_remove(&core->pool_link);
+	if (!core->closing)
+		pool->live_conns--;
 	free_memory(conn);
-	if (!pool->held && list_empty(&pool->conns))
-		pool_destroy(pool);
+	pool_put(pool);
 }
 
 int sluice_conn_shutdown(struct sluice_conn *conn)
@@ -261,7 +256,7 @@ void sluice_conn_close(struct sluice_conn *conn)
 		return;
 	core = core_of(conn);
 	if (conn_check(core)) {
-		close_in_child(conn);
+		conn_destroy(conn);
 		return;
 	}
 	sluice_conn_shutdown(conn);
@@ -284,8 +279,7 @@ void sluice_conn_close(struct sluice_conn *conn)
 		core->closing = true;
 		core->pool->live_conns--;
 		shutdown(core->fd, SHUT_WR);
-		if (!core->pool->held && !core->pool->live_conns)
-			sluice_pool_free(&core->pool->hot);
+		pool_put(core->pool);
 		return;
 	}
 	conn_destroy(conn);

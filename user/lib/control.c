@@ -9,7 +9,7 @@
 #include <stdio.h>
 
 /* Frames read in one go, so that a flood cannot keep a caller for ever. */
-#define DRAIN_MAX 1024
+#define DRAIN_MAX 16384
 
 typedef const char *handler(struct sluice_conn *conn, struct frame *frame);
 
@@ -96,13 +96,16 @@ static const char *on_segment_del(struct sluice_conn *conn, struct frame *frame)
 
 static const char *on_data(struct sluice_conn *conn, struct frame *frame)
 {
-	struct conn_core *core = core_of(conn);
 	const struct sluice_slot *last = &frame->slots[frame->header.count - 1];
+	uint32_t i;
 
-	if (core->rx_lane != SLUICE_LANE_QUEUED || core->bye_seen)
-		return "data outside of the queued lane";
+	if (core_of(conn)->bye_seen)
+		return "data after bye";
 	if (last->flags & SLUICE_SLOT_F_MORE)
 		return "data ends in the middle of a message";
+	for (i = 0; i < frame->header.count; i++)
+		if (frame->slots[i].seq)
+			return "slot in a frame has a seq";
 	if (inbox_put(conn, frame->slots, frame->header.count))
 		conn_fail(conn, -ENOMEM, "out of memory");
 	return NULL;
@@ -123,14 +126,14 @@ static const char *on_release(struct sluice_conn *conn, struct frame *frame)
 static const char *on_switch(struct sluice_conn *conn, struct frame *frame)
 {
 	struct conn_core *core = core_of(conn);
+	struct sluice_slot mark = { .seq = INBOX_MARK,
+				    .kind = SLUICE_SLOT_SWITCH,
+				    .len = frame->header.value };
 
 	if (!core->both_link || core->bye_seen)
 		return "switch to a ring that there is not";
-	if (core->rx_lane != SLUICE_LANE_QUEUED)
-		return "switch in the direct lane";
-	if (frame->header.value != conn->rx_position)
-		return "switch to a wrong position";
-	core->rx_lane = SLUICE_LANE_DIRECT;
+	if (inbox_put(conn, &mark, 1))
+		conn_fail(conn, -ENOMEM, "out of memory");
 	return NULL;
 }
 
@@ -148,9 +151,7 @@ static const char *on_bye(struct sluice_conn *conn, struct frame *frame)
 
 	if (core->bye_seen)
 		return "bye came twice";
-	if (core->both_link &&
-	    ahead > (core->rx_lane == SLUICE_LANE_DIRECT ? conn->rx_mask + 1 :
-							   0))
+	if (core->both_link && ahead > conn->rx_mask + 1)
 		return "bye has a wrong position";
 	core->bye_seen = true;
 	core->rx_end = frame->header.value;

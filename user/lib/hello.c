@@ -93,6 +93,14 @@ static int hello_send(struct sluice_conn *conn, uint8_t type, uint64_t echo)
 	return 0;
 }
 
+/* A peer that has gone already may have left messages: no error. */
+static int hello_first(struct sluice_conn *conn, uint64_t echo)
+{
+	int r = hello_send(conn, SLUICE_FRAME_HELLO, echo);
+
+	return r == -EPIPE ? 0 : r;
+}
+
 int hello_start(struct sluice_conn *conn, uint64_t bound)
 {
 	struct conn_core *core = core_of(conn);
@@ -105,7 +113,7 @@ int hello_start(struct sluice_conn *conn, uint64_t bound)
 		return 0;
 	if (core->flags & SLUICE_F_AWARE) {
 		core->phase = PHASE_PAIR;
-		return hello_send(conn, SLUICE_FRAME_HELLO, 0);
+		return hello_first(conn, 0);
 	}
 	if (getsockname(core->fd, (struct sockaddr *)&self, &self_size) ||
 	    getpeername(core->fd, (struct sockaddr *)&peer, &peer_size))
@@ -115,7 +123,7 @@ int hello_start(struct sluice_conn *conn, uint64_t bound)
 		core->expect_echo = bound;
 	} else if (name_parse(&peer, peer_size, &number)) {
 		core->phase = PHASE_SERVER;
-		return hello_send(conn, SLUICE_FRAME_HELLO, number);
+		return hello_first(conn, number);
 	} else if (self_size == unnamed && peer_size == unnamed) {
 		/* One end of a pair; the other may say that it is aware. */
 		core->phase = PHASE_CLIENT;
@@ -153,13 +161,14 @@ static int establish(struct sluice_conn *conn)
 	uint32_t mine = core->options.hold_limit, theirs = core->peer.hold_limit;
 	bool forever = core->options.spin_ns == SLUICE_SPIN_FOREVER;
 	uint32_t i;
+	int r;
 
 	core->rx_held = calloc(mine, sizeof(*core->rx_held));
 	core->tx_ids = calloc(theirs, sizeof(*core->tx_ids));
 	core->tx_out = calloc(theirs, sizeof(*core->tx_out));
 	core->stage = calloc(SLUICE_FRAME_SLOTS_MAX, sizeof(*core->stage));
 	if (!core->both_link) {
-		link_free(core);
+		link_unmap(core);
 		core->pending_ids = calloc(mine, sizeof(*core->pending_ids));
 	}
 	if (!core->rx_held || !core->tx_ids || !core->tx_out || !core->stage ||
@@ -188,8 +197,8 @@ static int establish(struct sluice_conn *conn)
 	core->want_direct = core->peer.features & SLUICE_FEAT_DIRECT;
 	if (core->shut)
 		return 0;
-	i = (uint32_t)send_switch(conn);
-	return (int)i == -EAGAIN ? 0 : (int)i;
+	r = send_switch(conn);
+	return r == -EAGAIN || r == -EPIPE ? 0 : r;
 }
 
 /* The HELLO_ACK to a HELLO that was accepted. */
@@ -200,9 +209,10 @@ static int hello_answer(struct sluice_conn *conn)
 
 	r = hello_send(conn, SLUICE_FRAME_HELLO_ACK, core->peer.cookie);
 	core->hello_due = r == -EAGAIN;
-	if (r == -EAGAIN || r == -EPIPE)
+	if (r == -EAGAIN)
 		return 0;
-	if (r)
+	/* Frames of a peer that has gone already (BYE) are still to be read. */
+	if (r && r != -EPIPE)
 		return conn_fail(conn, r, "cannot make a link");
 	return establish(conn);
 }

@@ -143,6 +143,8 @@ static inline struct pool *pool_of(struct sluice_pool *pool)
 int pool_new(struct pool **pool, const struct sluice_pool_options *options);
 int pool_check_options(const struct sluice_pool_options *options);
 void pool_destroy(struct pool *pool);
+/* Frees the pool if neither the application nor a live conn holds it. */
+void pool_put(struct pool *pool);
 /* Like sluice_pool_loan(), without looking for releases. may_grow: or -EAGAIN. */
 int pool_take(struct pool *pool, size_t size, bool may_grow,
 	      struct sluice_buf **buf);
@@ -157,7 +159,7 @@ struct conn_core;
 
 int link_new(struct conn_core *core, int *fd);
 int link_map(struct conn_core *core, int fd, uint32_t size);
-void link_free(struct conn_core *core);
+void link_unmap(struct conn_core *core);
 
 /* Connections ------------------------------------------------------------- */
 
@@ -180,6 +182,7 @@ enum need {
 };
 
 #define INBOX_MAX 4096 /* slots read ahead */
+#define INBOX_MARK 1 /* seq of a SWITCH frame among them; its len: position */
 
 struct conn_core {
 	uint64_t generation; /* of the process that made the conn */
@@ -400,7 +403,7 @@ bool send_ready(struct sluice_conn *conn);
 
 /* recv.c ------------------------------------------------------------------ */
 
-/* Copies slots of a DATA frame to the inbox; there is room. */
+/* Copies slots of a DATA frame, or a mark, to the inbox; there is room. */
 int inbox_put(struct sluice_conn *conn, const struct sluice_slot *slots,
 	      uint32_t count);
 bool inbox_has_room(struct conn_core *core);

@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 static uint32_t power_of_two(uint32_t n)
 {
@@ -148,11 +147,8 @@ int link_map(struct conn_core *core, int fd, uint32_t size)
 	return 0;
 }
 
-void link_free(struct conn_core *core)
+void link_unmap(struct conn_core *core)
 {
-	if (core->link_fd >= 0)
-		close(core->link_fd);
-	core->link_fd = -1;
 	if (core->link)
 		munmap(core->link, core->link_size);
 	core->link = NULL;

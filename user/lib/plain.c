@@ -45,7 +45,9 @@ static int plain_read(struct conn_core *core, void *data, size_t size)
 		setsockopt(core->fd, SOL_SOCKET, SO_TIMESTAMP, &one,
 			   sizeof(one));
 	core->plain_timestamps = true;
-	n = recvmsg(core->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	do
+		n = recvmsg(core->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == ECONNRESET);
 	if (n < 0)
 		return -errno;
 	if (n == 0 && !msg.msg_controllen) {

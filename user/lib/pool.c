@@ -134,15 +134,11 @@ void pool_destroy(struct pool *pool)
 	free(pool);
 }
 
-void sluice_pool_free(struct sluice_pool *hot)
+void pool_put(struct pool *pool)
 {
-	struct pool *pool = hot ? pool_of(hot) : NULL;
 	struct list *l, *tmp;
 
-	if (!pool)
-		return;
-	pool->held = false;
-	if (pool->live_conns)
+	if (pool->held || pool->live_conns)
 		return;
 	/*
 	 * Only closed conns are left, which keep their buffers from being
@@ -153,6 +149,14 @@ void sluice_pool_free(struct sluice_pool *hot)
 		conn_destroy(conn_of(
 			list_entry(l, struct conn_core, pool_link)));
 	pool_destroy(pool);
+}
+
+void sluice_pool_free(struct sluice_pool *hot)
+{
+	if (!hot)
+		return;
+	pool_of(hot)->held = false;
+	pool_put(pool_of(hot));
 }
 
 static int segment_number(struct pool *pool)
@@ -193,7 +197,8 @@ static int segment_new(struct pool *pool, unsigned int class_index,
 	segment->bufs = calloc(count, sizeof(*segment->bufs));
 	if (!segment->bufs)
 		goto no_memory;
-	if (pool->flags & SLUICE_POOL_F_HUGE && bytes % HUGE_PAGE_SIZE == 0) {
+	if (pool->flags & SLUICE_POOL_F_HUGE && !pool->huge_error &&
+	    bytes % HUGE_PAGE_SIZE == 0) {
 		r = memory_new("sluice-pool", bytes, true, &address,
 			       &segment->fd);
 		segment->huge = !r;

@@ -3,8 +3,9 @@
  * The receiving half outside of the inlines: slots from either lane in order,
  * what is wrong with a bad one, the end of the stream, releases.
  *
- * Slots that came in DATA frames wait in the inbox; the ring is looked at only
- * when that is empty and a SWITCH has been seen.
+ * Slots that came in DATA frames wait in the inbox, and so do SWITCH frames, as
+ * marks. The socket may be read ahead of the ring: rx_lane says which of the two
+ * the next message is in, and only a mark or a SWITCH slot changes that.
  */
 #include "internal.h"
 
@@ -135,8 +136,6 @@ static int take_slot(struct sluice_conn *conn, const struct sluice_slot *slot,
 
 	if (slot->flags & ~SLUICE_SLOT_F_MORE)
 		return conn_fail(conn, -EPROTO, "slot has unknown flags");
-	if (!in_ring && slot->seq)
-		return conn_fail(conn, -EPROTO, "slot in a frame has a seq");
 	if (slot->flags & SLUICE_SLOT_F_MORE &&
 	    conn->rx_parts + 1 >= SLUICE_PARTS_MAX)
 		return conn_fail(conn, -EPROTO, "message has too many parts");
@@ -149,14 +148,20 @@ static int take_slot(struct sluice_conn *conn, const struct sluice_slot *slot,
 	return 1;
 }
 
-static int take_switch(struct sluice_conn *conn, const struct sluice_slot *slot)
+static void inbox_pop(struct conn_core *core)
+{
+	core->inbox_head = (core->inbox_head + 1) % core->inbox_size;
+	core->inbox_count--;
+}
+
+/* A SWITCH slot in the ring: the direct lane ends here. */
+static int switch_to_queued(struct sluice_conn *conn, struct sluice_slot slot)
 {
 	static const struct sluice_slot wanted = { .kind = SLUICE_SLOT_SWITCH };
 	struct conn_core *core = core_of(conn);
-	struct sluice_slot copy = *slot;
 
-	copy.seq = 0;
-	if (memcmp(&copy, &wanted, sizeof(copy)) || conn->rx_parts)
+	slot.seq = 0;
+	if (memcmp(&slot, &wanted, sizeof(slot)) || conn->rx_parts)
 		return conn_fail(conn, -EPROTO, "bad switch slot");
 	conn->rx_position++;
 	core->rx_lane = SLUICE_LANE_QUEUED;
@@ -166,18 +171,18 @@ static int take_switch(struct sluice_conn *conn, const struct sluice_slot *slot)
 	return 0;
 }
 
-/* Opens the ring when all that was queued before it is delivered. */
-static bool ring_open(struct sluice_conn *conn)
+/* The mark of a SWITCH frame: the queued lane ends here. */
+static int switch_to_direct(struct sluice_conn *conn, uint32_t position)
 {
 	struct conn_core *core = core_of(conn);
 
-	if (core->rx_lane != SLUICE_LANE_DIRECT || core->inbox_count ||
-	    core->error)
-		return false;
-	if (!conn->rx_ring)
-		conn->rx_ring = (const void *)((const uint8_t *)core->peer_link +
-					       core->peer_geometry.ring_offset);
-	return true;
+	if (position != conn->rx_position)
+		return conn_fail(conn, -EPROTO, "switch to a wrong position");
+	inbox_pop(core);
+	core->rx_lane = SLUICE_LANE_DIRECT;
+	conn->rx_ring = (const void *)((const uint8_t *)core->peer_link +
+				       core->peer_geometry.ring_offset);
+	return 0;
 }
 
 static struct sluice_slot ring_copy(struct sluice_conn *conn, uint32_t ahead)
@@ -190,36 +195,58 @@ static struct sluice_slot ring_copy(struct sluice_conn *conn, uint32_t ahead)
 	return copy;
 }
 
-/*
- * The next slot, copied, not yet taken. 1, or 0 if none is there, or -errno. A
- * SWITCH slot is followed on the way.
- */
+/* Follows marks and SWITCH slots up to the next message. 0 or -errno. */
+static int follow_switches(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	struct sluice_slot slot;
+	int r = 0;
+
+	while (!r) {
+		if (conn->rx_ring) {
+			if (!sluice__ready(conn))
+				break;
+			slot = ring_copy(conn, 0);
+			if (slot.kind != SLUICE_SLOT_SWITCH)
+				break;
+			r = switch_to_queued(conn, slot);
+		} else {
+			if (!core->inbox_count ||
+			    core->inbox[core->inbox_head].seq != INBOX_MARK)
+				break;
+			r = switch_to_direct(conn,
+					     core->inbox[core->inbox_head].len);
+		}
+	}
+	return r;
+}
+
+/* The next slot, copied, not yet taken. 1, or 0 if none is there, or -errno. */
 static int next_slot(struct sluice_conn *conn, struct sluice_slot *slot,
 		     bool *in_ring)
 {
 	struct conn_core *core = core_of(conn);
-	int r;
+	int r = follow_switches(conn);
 
-	for (;;) {
-		if (core->inbox_count) {
-			*slot = core->inbox[core->inbox_head];
-			*in_ring = false;
-			return 1;
-		}
-		if (!ring_open(conn))
+	if (r)
+		return r;
+	*in_ring = conn->rx_ring != NULL;
+	if (!*in_ring) {
+		if (!core->inbox_count)
 			return 0;
-		if (!sluice__ready(conn))
-			return conn->rx_parts ?
-				       conn_fail(conn, -EPROTO,
-						 "message lacks parts") : 0;
-		*slot = ring_copy(conn, 0);
-		*in_ring = true;
-		if (slot->kind != SLUICE_SLOT_SWITCH)
-			return 1;
-		r = take_switch(conn, slot);
-		if (r)
-			return r;
+		*slot = core->inbox[core->inbox_head];
+		return 1;
 	}
+	if (sluice__ready(conn)) {
+		*slot = ring_copy(conn, 0);
+		return 1;
+	}
+	if (conn->rx_parts)
+		return conn_fail(conn, -EPROTO, "message lacks parts");
+	/* A SWITCH slot comes before the DATA that follows it. */
+	if (core->inbox_count)
+		return conn_fail(conn, -EPROTO, "data in the direct lane");
+	return 0;
 }
 
 /* All that there was is delivered: is that the end? */
@@ -243,7 +270,7 @@ bool recv_ready(struct sluice_conn *conn)
 	if (core->error || core->bye_seen || core->eof || core->inbox_count ||
 	    core->plain_next || core->plain_eof)
 		return true;
-	return ring_open(conn) && sluice__ready(conn);
+	return conn->rx_ring && sluice__ready(conn);
 }
 
 /*
@@ -292,6 +319,8 @@ static int recv_begin(struct sluice_conn *conn, bool *look)
 		r = hello_process(conn);
 		if (r)
 			return r;
+		if (core->hello_due) /* what follows the HELLO is frames */
+			return -EAGAIN;
 	}
 	return 1;
 }
@@ -321,8 +350,7 @@ int sluice_recv_slow(struct sluice_conn *conn, struct sluice_msg *msg)
 		    conn->rx_report_step)
 			sluice_report_head(conn);
 	} else {
-		core->inbox_head = (core->inbox_head + 1) % core->inbox_size;
-		core->inbox_count--;
+		inbox_pop(core);
 	}
 	return 1;
 }

@@ -10,9 +10,14 @@
 #include <poll.h>
 #include <time.h>
 
-/* Spins between two looks at the clock; and, in the direct lane, the socket. */
+/*
+ * Spins between two looks at the clock; at the socket, in the direct lane; and
+ * at what a send waits for: each of these pulls a cache line that the peer is
+ * busy writing.
+ */
 #define SPINS_PER_CLOCK 64
 #define SPINS_PER_LOOK 4096
+#define SPINS_PER_SEND 16
 
 static inline void cpu_relax(void)
 {
@@ -226,16 +231,17 @@ static int spin(struct sluice_conn *conn, uint32_t what, int64_t deadline)
 	bool clock = budget != SLUICE_SPIN_FOREVER || deadline != INT64_MAX;
 	int64_t start = 0, now;
 	uint32_t i, ready;
-	bool direct;
+	bool look;
 
 	for (i = 1;; i++) {
-		direct = conn->rx_ring && what == SLUICE_RECV;
-		if (direct && sluice__ready(conn))
+		if (what & SLUICE_RECV && conn->rx_ring && sluice__ready(conn))
 			return SLUICE_RECV;
-		if (!direct || i % SPINS_PER_LOOK == 0) {
-			ready = conn_ready(conn, what,
-					   !conn->rx_ring ||
-						   i % SPINS_PER_CLOCK == 0);
+		/* Without a ring only the socket knows. */
+		look = i % (conn->rx_ring ? SPINS_PER_LOOK :
+			    what & SLUICE_RECV ? 1 : SPINS_PER_CLOCK) == 0;
+		if (look ||
+		    (what & SLUICE_SEND && i % SPINS_PER_SEND == 0)) {
+			ready = conn_ready(conn, what, look);
 			if (ready)
 				return (int)ready;
 		}
