@@ -246,7 +246,7 @@ int control_frame(struct sluice_conn *conn, struct frame *frame)
 	return core_of(conn)->error;
 }
 
-int control_drain(struct sluice_conn *conn)
+static int drain(struct sluice_conn *conn, bool until_data)
 {
 	struct conn_core *core = core_of(conn);
 	struct frame frame;
@@ -261,7 +261,8 @@ int control_drain(struct sluice_conn *conn)
 	for (i = 0; i < DRAIN_MAX; i++) {
 		if (core->error)
 			return core->error;
-		if (core->eof || !inbox_has_room(core))
+		if (core->eof || !inbox_has_room(core) ||
+		    (until_data && core->inbox_count))
 			return 0;
 		r = frame_recv(conn, &frame, MSG_DONTWAIT);
 		if (r == -EAGAIN || r == -EINTR)
@@ -276,6 +277,16 @@ int control_drain(struct sluice_conn *conn)
 		frame_close(&frame);
 	}
 	return core->error;
+}
+
+int control_drain(struct sluice_conn *conn)
+{
+	return drain(conn, false);
+}
+
+int control_next_data(struct sluice_conn *conn)
+{
+	return drain(conn, true);
 }
 
 /* Header-only frames. -EPIPE is no error here: EOF will tell. */

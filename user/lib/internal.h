@@ -384,6 +384,8 @@ bool socket_writable(int fd);
 int control_frame(struct sluice_conn *conn, struct frame *frame);
 /* Reads the socket until it is empty, or until the inbox is full. */
 int control_drain(struct sluice_conn *conn);
+/* Reads it until there is something in the inbox, if that comes first. */
+int control_next_data(struct sluice_conn *conn);
 /* Sends what met EAGAIN before; batch: and staged slots. -EAGAIN if it does again. */
 int control_push(struct sluice_conn *conn, bool batch);
 void control_doorbell(struct sluice_conn *conn);

@@ -291,7 +291,7 @@ static int find_slot(struct sluice_conn *conn, struct sluice_slot *slot,
 	if (!look && core->rx_lane == SLUICE_LANE_DIRECT &&
 	    ++core->idle_recvs % RECVS_PER_LOOK)
 		return recv_end(conn);
-	r = control_drain(conn);
+	r = conn->rx_ring ? control_drain(conn) : control_next_data(conn);
 	if (r)
 		return r;
 	/* The ring again: EOF and BYE come after what was published. */

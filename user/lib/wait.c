@@ -116,22 +116,18 @@ static bool anything_due(const struct conn_core *core)
 	return false;
 }
 
-int sluice_arm(struct sluice_conn *conn, uint32_t what, short *events)
+/* look: at the socket too. A poll that comes next does without. */
+static int arm(struct sluice_conn *conn, uint32_t what, bool look,
+	       short *events)
 {
 	struct conn_core *core = core_of(conn);
 	uint32_t ready;
-	int r = conn_check(core);
 
-	if (r)
-		return r;
-	if (!what || what & ~(SLUICE_RECV | SLUICE_SEND))
-		return -EINVAL;
-	if (core->armed)
-		conn_disarm(conn);
 	if (conn->rx_reported != conn->rx_position && core->both_link)
 		sluice_report_head(conn);
-	ready = conn_ready(conn, what, true);
-	control_push(conn, true);
+	ready = conn_ready(conn, what, look);
+	if (anything_due(core))
+		control_push(conn, true);
 	if (!ready) {
 		sleep_words(conn, what);
 		/* Step 4: look again. What comes by socket wakes the poll. */
@@ -148,6 +144,20 @@ int sluice_arm(struct sluice_conn *conn, uint32_t what, short *events)
 	    (what & SLUICE_SEND && core->need == NEED_SOCKET))
 		*events |= POLLOUT;
 	return 0;
+}
+
+int sluice_arm(struct sluice_conn *conn, uint32_t what, short *events)
+{
+	struct conn_core *core = core_of(conn);
+	int r = conn_check(core);
+
+	if (r)
+		return r;
+	if (!what || what & ~(SLUICE_RECV | SLUICE_SEND))
+		return -EINVAL;
+	if (core->armed)
+		conn_disarm(conn);
+	return arm(conn, what, true, events);
 }
 
 /* Sleeps on the fds of all conns of a pool: any of them may free a buffer. */
@@ -178,7 +188,10 @@ static int sleep_on_pool(struct conn_core *core, short events, int timeout_ms)
 	return r;
 }
 
-/* Sleeps until the socket has something, or the deadline. 0 or -errno. */
+/*
+ * Sleeps until the socket has something, or the deadline. 1: and that has been
+ * read; 0: it has not; or -errno.
+ */
 static int sleep_once(struct sluice_conn *conn, uint32_t what, short events,
 		      int64_t deadline)
 {
@@ -212,15 +225,17 @@ static int sleep_once(struct sluice_conn *conn, uint32_t what, short events,
 		core->blocking = false;
 		return 0;
 	}
+	if (r == -EPROTO) {
+		conn_fail(conn, r, "frame has a wrong length");
+		return 1;
+	}
 	if (r == 0)
 		conn_peer_gone(conn);
-	if (r == -EPROTO)
-		conn_fail(conn, r, "frame has a wrong length");
 	if (r == 1) {
 		control_frame(conn, &frame);
 		frame_close(&frame);
 	}
-	return r == -EINTR ? r : 0;
+	return r < 0 ? r : 1;
 }
 
 /* 0: the budget is spent; else what is ready, or -ETIMEDOUT. */
@@ -284,22 +299,22 @@ int sluice_wait(struct sluice_conn *conn, uint32_t what, int64_t timeout_ns)
 		deadline = now_ns() + timeout_ns;
 	if (conn->rx_reported != conn->rx_position && core->both_link)
 		sluice_report_head(conn);
-	if (anything_due(core))
-		control_push(conn, true);
 	if (core->options.spin_ns) {
+		if (anything_due(core))
+			control_push(conn, true);
 		r = spin(conn, what, deadline);
 		if (r)
 			return r;
 	}
 	for (;;) {
-		r = sluice_arm(conn, what, &events);
+		r = arm(conn, what, false, &events);
 		if (r)
 			return r;
 		r = sleep_once(conn, what, events, deadline);
 		conn_disarm(conn);
-		if (r)
+		if (r < 0)
 			return r;
-		ready = conn_ready(conn, what, true);
+		ready = conn_ready(conn, what, r == 0);
 		if (ready)
 			return (int)ready;
 		if (deadline != INT64_MAX && now_ns() >= deadline)
