@@ -192,7 +192,7 @@ struct sluice_options {
 	 * REQUIRE_AWARE the default is 1 s, then -EPROTONOSUPPORT.
 	 */
 	int64_t aware_timeout_ns;
-	/* Shared by many conns, or NULL: one of the conn's own. */
+	/* From sluice_pool_new(), for many conns; NULL: one of the conn's own. */
 	struct sluice_pool *pool;
 	const struct sluice_pool_options *pool_options; /* for its own pool */
 	uint32_t no_spin;
@@ -200,10 +200,10 @@ struct sluice_options {
 };
 
 /*
- * Names: "/run/x.sock" or "./x" is a path, "@x" an abstract name. A path that a
+ * Names: "@x" is an abstract name, anything else a path. A path that a
  * dead server left behind is replaced; one in use is -EADDRINUSE.
  * -ENAMETOOLONG over 107 bytes. The listener hands `options` on to the conns it
- * accepts (pools that they point to must outlive it).
+ * accepts (a pool in it must outlive the listener).
  */
 SLUICE_API int sluice_listen(struct sluice_listener **listener,
 			     const char *name,
@@ -219,7 +219,10 @@ SLUICE_API void sluice_listener_close(struct sluice_listener *listener);
 SLUICE_API int sluice_accept(struct sluice_listener *listener,
 			     struct sluice_conn **conn, int64_t timeout_ns);
 
-/* -ECONNREFUSED, -ENOENT: nobody listens. */
+/*
+ * -ECONNREFUSED, -ENOENT: nobody listens. Blocks while the server's backlog is
+ * full. -EINTR: a signal came while it waited.
+ */
 SLUICE_API int sluice_connect(struct sluice_conn **conn, const char *name,
 			      const struct sluice_options *options);
 
@@ -248,6 +251,12 @@ SLUICE_API int sluice_conn_shutdown(struct sluice_conn *conn);
  * their pool, that is, end here if it was the conn's own.
  */
 SLUICE_API void sluice_conn_close(struct sluice_conn *conn);
+
+/*
+ * Ends the connection with an error at once, and frees: what the peer has not
+ * received yet may be lost, and it gets -EPROTO with `text` (up to 256 bytes).
+ */
+SLUICE_API void sluice_conn_abort(struct sluice_conn *conn, const char *text);
 
 #define SLUICE_REASON_NONE 0 /* best lane there is */
 #define SLUICE_REASON_PEER_PLAIN 1
@@ -312,15 +321,20 @@ struct sluice_part {
 
 /*
  * All sends: 0, or -EAGAIN (ring, socket, hold_limit or pool full: nothing was
- * sent and the caller keeps the buffer; sluice_wait(SLUICE_SEND) waits for
- * room), -EPIPE (the peer is gone or this side is shut down), -EMSGSIZE,
- * -EPROTO (the peer broke the protocol; see sluice_conn_info), -EINVAL.
+ * sent; sluice_wait(SLUICE_SEND) waits for room), -EPIPE (the peer is gone or
+ * this side is shut down), -EMSGSIZE (or the peer will not map that segment of a
+ * shared pool), -EPROTO (the peer broke the protocol; see sluice_conn_info),
+ * -EINVAL. After any error the caller still has the buffer.
  *
  * In a wait set or an event loop of your own, a BATCH is published at once in
  * the direct lane; only the doorbell waits for the end of the batch.
  */
 
-/* Lends a buffer of the conn's pool: sluice_pool_loan(). Header inline. */
+/*
+ * Lends a buffer of the conn's pool: sluice_pool_loan(). In the direct lane also
+ * -EAGAIN while 8 MiB are out and the peer does not read: the pool grows for
+ * peers that hold what they received, not for those that are slow.
+ */
 SLUICE_INLINE int sluice_loan(struct sluice_conn *conn, size_t size,
 			      struct sluice_buf **buf);
 /* Holds a buffer for one more send. */
@@ -410,9 +424,10 @@ SLUICE_INLINE int sluice_release(struct sluice_conn *conn,
 
 /*
  * Waits for any of `what`: spins up to spin_ns, then sleeps. Returns what is
- * ready, or -ETIMEDOUT, or -EINTR. A peer with no release ring releases by
- * frames that queue behind its messages; if 4096 of those are unread, waiting
- * for SLUICE_SEND returns SLUICE_RECV: receive first.
+ * ready, or -ETIMEDOUT, or -EINTR. What the peer says on the socket queues
+ * behind its messages there; if they stand in the way (4096 unread ones in the
+ * queued lane, or a plain one before the HELLO_ACK), waiting for SLUICE_SEND
+ * returns SLUICE_RECV: receive first.
  */
 SLUICE_API int sluice_wait(struct sluice_conn *conn, uint32_t what,
 			   int64_t timeout_ns);
@@ -427,6 +442,8 @@ SLUICE_API int sluice_wait(struct sluice_conn *conn, uint32_t what,
  *   3. sleep on the fd; when it fires, go to 1. It may fire for nothing.
  * Only between arm and the next call on the conn does the fd tell of messages:
  * while this side is awake the direct lane is silent. One arm serves one sleep.
+ * A conn that lacks a buffer of a pool shared with others: when one of those
+ * fires, or a buffer is given back here, go to 1 with it too.
  */
 SLUICE_API int sluice_conn_fd(const struct sluice_conn *conn);
 SLUICE_API int sluice_arm(struct sluice_conn *conn, uint32_t what,
@@ -443,7 +460,8 @@ struct sluice_event {
 /*
  * Busy conns are found by looking at their rings, idle ones sleep on their fds
  * in one epoll. A conn is in one set at most (-EEXIST), and leaves it when it
- * is closed.
+ * is closed. A conn that lacks a buffer of a shared pool hears of one that comes
+ * back through any conn in the same set; conns of that pool outside do not count.
  */
 SLUICE_API int sluice_set_new(struct sluice_set **set);
 SLUICE_API void sluice_set_free(struct sluice_set *set); /* not its conns */

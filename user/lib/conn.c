@@ -74,7 +74,7 @@ int options_read(struct sluice_options *o, const struct sluice_options *in)
 	    o->hold_limit < HOLD_LIMIT_MIN || o->hold_limit > SLUICE_HOLD_MAX ||
 	    (o->flags & SLUICE_F_PLAIN &&
 	     o->flags & (SLUICE_F_AWARE | SLUICE_F_REQUIRE_AWARE)) ||
-	    (o->pool && o->pool_options))
+	    (o->pool && (o->pool_options || !pool_of(o->pool)->shared)))
 		return -EINVAL;
 	return 0;
 }
@@ -99,6 +99,7 @@ int conn_new(struct sluice_conn **out, const struct sluice_options *options)
 	core->fd = core->link_fd = -1;
 	list_init(&core->pool_link);
 	list_init(&core->set_link);
+	list_init(&core->waiter_link);
 	if (options->pool) {
 		pool = pool_of(options->pool);
 		r = pool->generation == core->generation ? 0 : -ECHILD;
@@ -109,6 +110,7 @@ int conn_new(struct sluice_conn **out, const struct sluice_options *options)
 		munmap(conn, CONN_PAGE * 2);
 		return r;
 	}
+	pool_reap(pool);
 	conn->pool = &pool->hot;
 	core->pool = pool;
 	pool->live_conns++;
@@ -152,7 +154,7 @@ int conn_fail(struct sluice_conn *conn, int error, const char *text)
 	if (len >= sizeof(core->error_text))
 		len = sizeof(core->error_text) - 1;
 	memcpy(core->error_text, text, len);
-	if (core->hello_sent && !core->eof) {
+	if (core->hello_sent && core->phase != PHASE_PLAIN && !core->eof) {
 		if (len > SLUICE_FRAME_TEXT_MAX)
 			len = SLUICE_FRAME_TEXT_MAX;
 		frame.count = (uint16_t)len;
@@ -210,15 +212,19 @@ void conn_destroy(struct sluice_conn *conn)
 	struct conn_core *core = core_of(conn);
 	struct pool *pool = core->pool;
 
+	if (!conn_check(core)) {
+		set_forget(conn);
+		/* A child of fork() may hold the fd: closing would not do. */
+		if (core->fd >= 0)
+			shutdown(core->fd, SHUT_RDWR);
+		conn_peer_gone(conn);
+		unmap_all(conn);
+	}
 	if (core->fd >= 0)
 		close(core->fd);
 	if (core->link_fd >= 0)
 		close(core->link_fd);
-	if (!conn_check(core)) {
-		set_forget(conn);
-		conn_peer_gone(conn);
-		unmap_all(conn);
-	}
+	list_remove(&core->waiter_link);
 	list_remove(&core->pool_link);
 	if (!core->closing)
 		pool->live_conns--;
@@ -235,9 +241,16 @@ int sluice_conn_shutdown(struct sluice_conn *conn)
 		return r;
 	if (core->error || core->shut)
 		return core->error;
+	/* It may be aware, or plain, since we looked last. */
+	if (core->phase != PHASE_AWARE)
+		hello_process(conn);
+	if (core->error)
+		return core->error;
 	core->shut = true;
 	conn->tx_ring = NULL;
-	if (!core->hello_sent) {
+	/* A client that shut down before our HELLO came would take BYE for plain. */
+	if (!core->hello_sent || core->phase == PHASE_PLAIN ||
+	    (core->phase == PHASE_SERVER && socket_hung_up(core->fd))) {
 		shutdown(core->fd, SHUT_WR);
 		return 0;
 	}
@@ -246,10 +259,20 @@ int sluice_conn_shutdown(struct sluice_conn *conn)
 	return r == -EAGAIN ? 0 : r;
 }
 
+void sluice_conn_abort(struct sluice_conn *conn, const char *text)
+{
+	if (!conn)
+		return;
+	if (!conn_check(core_of(conn)))
+		conn_fail(conn, -ECANCELED, text);
+	conn_destroy(conn);
+}
+
 /* Gives what is due to the socket some time, then lets go of the conn. */
 void sluice_conn_close(struct sluice_conn *conn)
 {
 	struct conn_core *core;
+	struct pool *pool;
 	int64_t end;
 
 	if (!conn)
@@ -273,16 +296,22 @@ void sluice_conn_close(struct sluice_conn *conn)
 	if (core->pool->shared && conn_out(core) && !core->eof) {
 		/*
 		 * The peer may still read buffers of a pool that goes on to be
-		 * used. pool_harvest() ends this conn when they are back.
+		 * used. pool_reap() ends this conn when they are back, and a
+		 * set that it is in still listens for that.
 		 */
-		set_forget(conn);
+		set_keep_closing(conn);
 		core->closing = true;
 		core->pool->live_conns--;
+		list_remove(&core->pool_link);
+		list_append(&core->pool->closing, &core->pool_link);
 		shutdown(core->fd, SHUT_WR);
 		pool_put(core->pool);
 		return;
 	}
+	pool = core->pool->held ? core->pool : NULL;
 	conn_destroy(conn);
+	if (pool)
+		pool_reap(pool);
 }
 
 int sluice_conn_fd(const struct sluice_conn *conn)
@@ -336,6 +365,8 @@ void sluice_conn_info(struct sluice_conn *conn, struct sluice_conn_info *info)
 	struct conn_core *core = core_of(conn);
 	uint32_t reason;
 
+	if (!conn_check(core))
+		conn_harvest(conn);
 	*info = (struct sluice_conn_info){
 		.peer_pid = core->credentials.pid,
 		.peer_uid = core->credentials.uid,

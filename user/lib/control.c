@@ -139,8 +139,9 @@ static const char *on_switch(struct sluice_conn *conn, struct frame *frame)
 
 static const char *on_doorbell(struct sluice_conn *conn, struct frame *frame)
 {
-	(void)conn;
 	(void)frame;
+	/* Perhaps for another conn of the pool, which waits for a buffer. */
+	pool_wake(core_of(conn)->pool);
 	return NULL;
 }
 
@@ -151,10 +152,14 @@ static const char *on_bye(struct sluice_conn *conn, struct frame *frame)
 
 	if (core->bye_seen)
 		return "bye came twice";
-	if (core->both_link && ahead > conn->rx_mask + 1)
+	if (core->both_link ? ahead > conn->rx_mask + 1 :
+			      !(core->peer.features & SLUICE_FEAT_LINK) &&
+				      frame->header.value)
 		return "bye has a wrong position";
 	core->bye_seen = true;
 	core->rx_end = frame->header.value;
+	/* The inlines do not know where to stop. */
+	conn->rx_ring = NULL;
 	return NULL;
 }
 
@@ -267,6 +272,8 @@ static int drain(struct sluice_conn *conn, bool until_data)
 		r = frame_recv(conn, &frame, MSG_DONTWAIT);
 		if (r == -EAGAIN || r == -EINTR)
 			return 0;
+		/* What the fd told of is read: it will not fire for it again. */
+		conn_disarm(conn);
 		if (r == 0) {
 			conn_peer_gone(conn);
 			return 0;
@@ -352,7 +359,9 @@ static int push_releases(struct sluice_conn *conn)
 			r = 0;
 		if (r)
 			return r;
-		core->pending_count -= n;
+		while (n--)
+			core->rx_held[core->pending_ids
+					      [--core->pending_count]] = 0;
 	}
 	return 0;
 }
@@ -368,8 +377,11 @@ int control_push(struct sluice_conn *conn, bool batch)
 		r = push_releases(conn);
 	if (core->eof)
 		return 0;
-	if (!r && core->hello_due)
+	if (!r && core->hello_due) {
 		r = hello_process(conn);
+		if (!r && core->hello_due)
+			r = -EAGAIN;
+	}
 	if (!r && core->doorbell_due) {
 		r = push_frame(conn, SLUICE_FRAME_DOORBELL, 0, 0);
 		core->doorbell_due = r == -EAGAIN;

@@ -43,6 +43,7 @@ int frame_send(struct sluice_conn *conn, const struct sluice_frame *header,
 	switch (errno) {
 	case EAGAIN:
 	case ENOBUFS:
+	case ENOMEM:
 	case EINTR:
 	case ETOOMANYREFS: /* too many fds of this user in flight */
 		return -EAGAIN;

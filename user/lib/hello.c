@@ -184,16 +184,26 @@ static int establish(struct sluice_conn *conn)
 	core->peer_registered = core->peer.features & SLUICE_FEAT_MEMBARRIER;
 	core->tx_lane = core->rx_lane = SLUICE_LANE_QUEUED;
 	core->phase = PHASE_AWARE;
+	if (!core->pool->shared) {
+		/* Grow no further than the only peer will map. */
+		if (core->pool->limit > core->peer.map_limit)
+			core->pool->limit = core->peer.map_limit;
+		core->pool->segment_limit = core->peer.segment_limit;
+	}
 	if (!core->both_link)
 		return 0;
 	/* Without our registration the inlines may not trust STATE_SPIN. */
 	if (core->registered)
 		conn->releases = (void *)((uint8_t *)core->link +
 					  core->link->release_offset);
-	if (forever && process_has_membarrier()) {
+	core->rx_word.may_spin = core->tx_word.may_spin =
+		!core->peer_registered || process_has_membarrier();
+	if (forever) {
 		word_spin(&core->rx_word, 0, true);
 		word_spin(&core->tx_word, 0, true);
 	}
+	if (!list_empty(&core->pool->waiters))
+		words_sleep(NULL, &core->tx_word, core->peer_registered);
 	core->want_direct = core->peer.features & SLUICE_FEAT_DIRECT;
 	if (core->shut)
 		return 0;
@@ -268,20 +278,18 @@ static int hello_peek(struct sluice_conn *conn, uint8_t type)
 		struct sluice_hello hello;
 	} peek;
 	struct frame frame;
-	ssize_t n;
+	size_t n;
 	int r;
 
-	do
-		n = recv(core->fd, &peek, sizeof(peek),
-			 MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
-	while (n < 0 && errno == ECONNRESET);
-	if (n < 0)
-		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-	if (!looks_right(&peek.header, &peek.hello, (size_t)n, type,
-			 core->expect_echo)) {
-		if (type == SLUICE_FRAME_HELLO)
+	r = plain_peek(core, &peek, sizeof(peek), &n);
+	if (r < 0)
+		return r == -EAGAIN ? 0 : r;
+	if (!r || !looks_right(&peek.header, &peek.hello, n, type,
+			       core->expect_echo)) {
+		/* Not the first message, or no more to come: plain for good. */
+		if (!r || type == SLUICE_FRAME_HELLO)
 			core->phase = PHASE_PLAIN;
-		return 0;
+		return 1;
 	}
 	r = frame_recv(conn, &frame, MSG_DONTWAIT);
 	if (r != 1)
@@ -290,12 +298,14 @@ static int hello_peek(struct sluice_conn *conn, uint8_t type)
 		if (type == SLUICE_FRAME_HELLO) {
 			/* A plain server's message that looks like one. */
 			core->phase = PHASE_PLAIN;
-			core->plain_next = malloc((size_t)n);
+			core->plain_next = malloc(n);
 			if (!core->plain_next)
 				r = conn_fail(conn, -ENOMEM, "out of memory");
 			else
-				memcpy(core->plain_next, &frame, (size_t)n);
-			core->plain_next_len = (size_t)n;
+				memcpy(core->plain_next, &frame, n);
+			core->plain_next_len = n;
+			frame_close(&frame);
+			return r < 0 ? r : 1;
 		} else {
 			r = conn_fail(conn, -EPROTO,
 				      "hello has a wrong number of fds");

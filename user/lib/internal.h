@@ -69,8 +69,11 @@ static inline void list_append(struct list *head, struct list *l)
 uint64_t process_generation(void);
 /* Registered for membarrier(GLOBAL_EXPEDITED)? Registers at the first call. */
 bool process_has_membarrier(void);
-void process_membarrier(void);
+/* False: it could not run. */
+bool process_membarrier(void);
 int64_t now_ns(void);
+/* now_ns() + timeout_ns, or INT64_MAX for one that never ends. */
+int64_t deadline_after(int64_t timeout_ns);
 uint64_t random_nonzero(void);
 
 /*
@@ -95,6 +98,7 @@ struct sleep_word {
 	uint32_t *shared;
 	uint32_t value;
 	uint32_t since; /* ring position when it last slept */
+	bool may_spin; /* the peer fences always, or we can do it for it */
 };
 
 /* Steps 1 to 3 of PROTOCOL.md section 8, for one or both words of a link. */
@@ -123,11 +127,16 @@ struct pool {
 	struct sluice_pool hot;
 	uint64_t generation;
 	uint64_t limit;
+	uint32_t segment_limit; /* numbers are below it */
 	uint64_t bytes;
 	struct segment **segments; /* by number; NULL: free */
 	uint32_t segment_count; /* of the table */
 	uint32_t class_segments[SLUICE_POOL_CLASSES_MAX];
-	struct list conns; /* conn_core.pool_link */
+	struct list conns; /* conn_core.pool_link; not those closed */
+	struct list closing; /* likewise: closed, waiting for releases */
+	struct list waiters; /* conn_core.waiter_link: wait for a buffer */
+	uint32_t buffers; /* of all segments */
+	uint32_t fruitless; /* harvests, see pool_harvest() */
 	uint32_t live_conns; /* of these, not closed by their application */
 	uint32_t flags;
 	int huge_error;
@@ -148,10 +157,16 @@ void pool_put(struct pool *pool);
 /* Like sluice_pool_loan(), without looking for releases. may_grow: or -EAGAIN. */
 int pool_take(struct pool *pool, size_t size, bool may_grow,
 	      struct sluice_buf **buf);
+/* Puts back what a take took, as if nothing had been. */
+void pool_untake(struct sluice_buf *buf);
 /* A conn forgot the segment (acknowledged DEL, or it is gone). */
 void pool_forget(struct pool *pool, uint32_t segment);
 /* Looks for releases at every conn of the pool. */
 void pool_harvest(struct pool *pool);
+/* Ends closed conns whose buffers are back. */
+void pool_reap(struct pool *pool);
+/* Something came back: conns in a set that wait for it look again. */
+void pool_wake(struct pool *pool);
 
 /* link.c ------------------------------------------------------------------ */
 
@@ -181,6 +196,9 @@ enum need {
 	NEED_PEER, /* the end of the negotiation */
 };
 
+/* In rx_held: released here, but the peer has not been told. */
+#define RX_HELD_PENDING 0xffff
+
 #define INBOX_MAX 4096 /* slots read ahead */
 #define INBOX_MARK 1 /* seq of a SWITCH frame among them; its len: position */
 
@@ -203,7 +221,6 @@ struct conn_core {
 	bool both_link; /* both sides have FEAT_LINK */
 	bool peer_registered; /* the peer has FEAT_MEMBARRIER */
 	bool armed;
-	bool pool_armed; /* and with it the tx words of the pool's conns */
 
 	struct sluice_options options;
 	struct sluice_hello hello; /* this side's */
@@ -225,6 +242,7 @@ struct conn_core {
 	uint32_t *tx_ids;
 	struct sluice_buf **tx_out;
 	uint32_t rx_lane;
+	const struct sluice_slot *rx_ring; /* in the direct lane, also after BYE */
 	bool rx_switched; /* once */
 	uint32_t rx_end; /* position that BYE announced */
 	struct sluice_mapped *rx_segments;
@@ -238,7 +256,7 @@ struct conn_core {
 	size_t plain_next_len;
 
 	/* releasing */
-	uint32_t *pending_ids; /* RELEASE frames to be sent */
+	uint32_t *pending_ids; /* RELEASE frames to be sent: RX_HELD_PENDING */
 	uint32_t pending_count;
 	uint64_t ack_due[SLUICE_SEGMENTS_MAX / 64];
 
@@ -262,7 +280,8 @@ struct conn_core {
 	size_t need_size; /* slots, ids or bytes */
 
 	struct pool *pool;
-	struct list pool_link; /* in pool.conns */
+	struct list pool_link; /* in pool.conns or pool.closing */
+	struct list waiter_link; /* in pool.waiters, while it is armed for that */
 
 	/* the set it is in */
 	struct sluice_set *set;
@@ -270,6 +289,7 @@ struct conn_core {
 	void *set_data;
 	uint32_t set_want;
 	uint32_t set_events; /* registered with epoll */
+	bool set_active; /* it had something since the last turn */
 
 	uint64_t frames_sent, frames_received, doorbells_sent, sleeps;
 	struct ucred credentials;
@@ -340,8 +360,8 @@ int name_bind(int fd, uint64_t *number);
 /* Finds out the phase of a connected socket, and speaks first if that is due. */
 int hello_start(struct sluice_conn *conn, uint64_t bound);
 /*
- * Reads the socket while the phase is not settled. 0: nothing (more) to do now;
- * -errno ends the connection.
+ * Reads the socket while the phase is not settled. 1: a plain message, or the
+ * end, is next there; 0: nothing (more) to do now; -errno ends the connection.
  */
 int hello_process(struct sluice_conn *conn);
 
@@ -382,7 +402,7 @@ bool socket_writable(int fd);
 
 /* One received frame of an aware peer. 0 or -errno. */
 int control_frame(struct sluice_conn *conn, struct frame *frame);
-/* Reads the socket until it is empty, or until the inbox is full. */
+/* Reads the socket until it is empty or the inbox is full; as hello_process(). */
 int control_drain(struct sluice_conn *conn);
 /* Reads it until there is something in the inbox, if that comes first. */
 int control_next_data(struct sluice_conn *conn);
@@ -418,6 +438,11 @@ int plain_recv(struct sluice_conn *conn, struct sluice_msg *msg);
 int plain_recv_copy(struct sluice_conn *conn, void *data, size_t capacity,
 		    size_t *len);
 int plain_release(struct sluice_conn *conn, const struct sluice_msg *msg);
+/*
+ * Looks at the next message of the socket: 1 and its size in *len, its first
+ * bytes in data; 0 at EOF; -EAGAIN, -errno.
+ */
+int plain_peek(struct conn_core *core, void *data, size_t size, size_t *len);
 int plain_send(struct sluice_conn *conn, const struct iovec *parts,
 	       unsigned int count);
 bool plain_ready(struct sluice_conn *conn);
@@ -426,13 +451,14 @@ bool plain_ready(struct sluice_conn *conn);
 
 /* What of `what` is ready; looks at the socket only if look is set. */
 uint32_t conn_ready(struct sluice_conn *conn, uint32_t what, bool look);
-/* Does a send wait for a buffer that another conn of its pool may free? */
-bool conn_needs_pool(const struct conn_core *core, uint32_t what);
+/* Back awake; does nothing to a conn that is not armed. */
 void conn_disarm(struct sluice_conn *conn);
 
 /* set.c ------------------------------------------------------------------- */
 
 void set_forget(struct sluice_conn *conn);
+/* The conn is closed, but buffers of its pool are still to come back. */
+void set_keep_closing(struct sluice_conn *conn);
 /* Called whenever a conn in a set is disarmed. */
 void set_make_hot(struct conn_core *core);
 

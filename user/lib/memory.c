@@ -33,7 +33,7 @@ uint64_t process_generation(void)
 {
 	static _Atomic(_Atomic uint64_t *) page;
 	_Atomic uint64_t *mine = atomic_load(&page), *other = NULL;
-	uint64_t generation;
+	uint64_t generation, none = 0;
 
 	if (!mine) {
 		mine = mmap(NULL, CONN_PAGE, PROT_READ | PROT_WRITE,
@@ -48,9 +48,10 @@ uint64_t process_generation(void)
 	}
 	generation = atomic_load(mine);
 	if (!generation) {
-		/* First use, or first use in a child: the pid tells them apart. */
-		generation = (uint64_t)getpid();
-		atomic_store(mine, generation);
+		/* First use, or first use in a child. */
+		generation = random_nonzero();
+		if (!atomic_compare_exchange_strong(mine, &none, generation))
+			generation = none;
 	}
 	return generation;
 }
@@ -69,9 +70,9 @@ bool process_has_membarrier(void)
 	return state > 0;
 }
 
-void process_membarrier(void)
+bool process_membarrier(void)
 {
-	syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
+	return !syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
 }
 
 int64_t now_ns(void)
@@ -80,6 +81,16 @@ int64_t now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+int64_t deadline_after(int64_t timeout_ns)
+{
+	int64_t deadline;
+
+	if (timeout_ns < 0 ||
+	    __builtin_add_overflow(now_ns(), timeout_ns, &deadline))
+		return INT64_MAX;
+	return deadline;
 }
 
 uint64_t random_nonzero(void)
@@ -156,21 +167,21 @@ int memory_map_foreign(int fd, uint64_t size, bool huge, void **address,
 		return refuse(why, "memfd has other pages than announced");
 	if (atomic_fetch_add(&mapped_bytes, size) + size >
 	    atomic_load(&mapped_limit)) {
-		r = -ENOMEM;
-		goto undo;
+		atomic_fetch_sub(&mapped_bytes, size);
+		*why = "memory of all peers is over the limit here";
+		return -ENOMEM;
 	}
 	map = mmap(NULL, size, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
 	if (map == MAP_FAILED) {
-		r = -errno;
-		goto undo;
+		r = errno == EACCES ? -EPROTO : -errno;
+		*why = r == -EPROTO ? "memfd is not open for reading" :
+				      "memfd cannot be mapped";
+		atomic_fetch_sub(&mapped_bytes, size);
+		return r;
 	}
 	madvise(map, size, MADV_DONTFORK);
 	*address = map;
 	return 0;
-undo:
-	atomic_fetch_sub(&mapped_bytes, size);
-	*why = "memory of the peer is over a limit here";
-	return r;
 }
 
 void memory_unmap_foreign(const void *address, uint64_t size)

@@ -12,27 +12,12 @@
 #include <poll.h>
 #include <sys/time.h>
 
-/* Size of the next message; 0 also at EOF. -EAGAIN, -errno. */
-static ssize_t plain_peek(struct conn_core *core)
-{
-	ssize_t n;
-
-	do
-		n = recv(core->fd, NULL, 0,
-			 MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
-	while (n < 0 && errno == ECONNRESET);
-	if (n < 0)
-		return errno == EINTR ? -EAGAIN : -errno;
-	return n;
-}
-
-/* Takes the next message, which has `size` bytes. 1, or 0 at EOF, or -errno. */
-static int plain_read(struct conn_core *core, void *data, size_t size)
+int plain_peek(struct conn_core *core, void *data, size_t size, size_t *len)
 {
 	union {
 		char space[CMSG_SPACE(sizeof(struct timeval))];
 		struct cmsghdr align;
-	} control; /* no room for fds: the kernel drops them */
+	} control; /* no room for fds: none is installed */
 	struct iovec iov = { .iov_base = data, .iov_len = size };
 	struct msghdr msg = { .msg_iov = &iov,
 			      .msg_iovlen = 1,
@@ -46,17 +31,13 @@ static int plain_read(struct conn_core *core, void *data, size_t size)
 			   sizeof(one));
 	core->plain_timestamps = true;
 	do
-		n = recvmsg(core->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+		n = recvmsg(core->fd, &msg,
+			    MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
 	while (n < 0 && errno == ECONNRESET);
 	if (n < 0)
-		return -errno;
-	if (n == 0 && !msg.msg_controllen) {
-		core->plain_eof = true;
-		/* A client that closed before it answered HELLO stays plain. */
-		core->phase = PHASE_PLAIN;
-		return 0;
-	}
-	return 1;
+		return errno == EINTR ? -EAGAIN : -errno;
+	*len = (size_t)n;
+	return n || msg.msg_controllen;
 }
 
 static uint32_t plain_slot(struct sluice_conn *conn)
@@ -70,49 +51,53 @@ static uint32_t plain_slot(struct sluice_conn *conn)
 	return i;
 }
 
-/* Size of the next message; *r is set to what sluice_recv() returns if none. */
-static ssize_t plain_next(struct sluice_conn *conn, int *r)
+/* What sluice_recv() returns; 1: the next message has *len bytes. */
+static int plain_find(struct sluice_conn *conn, size_t *len)
 {
 	struct conn_core *core = core_of(conn);
-	ssize_t n;
+	int r;
 
+	*len = core->plain_next_len;
 	if (core->plain_next)
-		return (ssize_t)core->plain_next_len;
-	*r = 0;
+		return 1;
 	if (core->plain_eof)
-		return -1;
-	n = plain_peek(core);
-	if (n < 0)
-		*r = (int)n;
-	return n < 0 ? -1 : n;
+		return 0;
+	r = plain_peek(core, NULL, 0, len);
+	core->plain_eof = r == 0;
+	return r;
 }
 
 static int plain_take(struct sluice_conn *conn, void *data, size_t size)
 {
 	struct conn_core *core = core_of(conn);
+	ssize_t n;
 
-	if (!core->plain_next)
-		return plain_read(core, data, size);
-	memcpy(data, core->plain_next, size);
-	free(core->plain_next);
-	core->plain_next = NULL;
-	return 1;
+	if (core->plain_next) {
+		memcpy(data, core->plain_next, size);
+		free(core->plain_next);
+		core->plain_next = NULL;
+		return 1;
+	}
+	do /* fds that came with it are dropped by the kernel */
+		n = recv(core->fd, data, size, MSG_DONTWAIT);
+	while (n < 0 && errno == ECONNRESET);
+	return n < 0 ? -errno : 1;
 }
 
 int plain_recv(struct sluice_conn *conn, struct sluice_msg *msg)
 {
 	struct conn_core *core = core_of(conn);
 	uint32_t id;
-	ssize_t n;
+	size_t n;
 	int r;
 
-	n = plain_next(conn, &r);
-	if (n < 0)
+	r = plain_find(conn, &n);
+	if (r != 1)
 		return r;
 	*msg = (struct sluice_msg){ .len = (uint32_t)n,
 				    .kind = SLUICE_SLOT_INLINE };
 	if (n <= SLUICE_INLINE_MAX)
-		return plain_take(conn, msg->inline_data, (size_t)n);
+		return plain_take(conn, msg->inline_data, n);
 	if (!core->plain_held) {
 		core->plain_held = calloc(core->options.hold_limit,
 					  sizeof(*core->plain_held));
@@ -122,13 +107,13 @@ int plain_recv(struct sluice_conn *conn, struct sluice_msg *msg)
 	id = plain_slot(conn);
 	if (id == core->options.hold_limit)
 		return -ENOBUFS;
-	core->plain_held[id] = malloc((size_t)n);
+	core->plain_held[id] = malloc(n);
 	if (!core->plain_held[id])
 		return -ENOMEM;
 	msg->kind = SLUICE__MSG_PLAIN;
 	msg->id = id;
 	msg->view = core->plain_held[id];
-	r = plain_take(conn, core->plain_held[id], (size_t)n);
+	r = plain_take(conn, core->plain_held[id], n);
 	if (r == 1) {
 		conn->rx_held_count++;
 		return 1;
@@ -141,13 +126,11 @@ int plain_recv(struct sluice_conn *conn, struct sluice_msg *msg)
 int plain_recv_copy(struct sluice_conn *conn, void *data, size_t capacity,
 		    size_t *len)
 {
-	ssize_t n;
 	int r;
 
-	n = plain_next(conn, &r);
-	if (n < 0)
+	r = plain_find(conn, len);
+	if (r != 1)
 		return r;
-	*len = (size_t)n;
 	return *len > capacity ? -EMSGSIZE : plain_take(conn, data, *len);
 }
 

@@ -87,9 +87,12 @@ int pool_new(struct pool **out, const struct sluice_pool_options *in)
 		return -ENOMEM;
 	pool->generation = process_generation();
 	pool->limit = o.limit ? o.limit : SLUICE_POOL_LIMIT_DEFAULT;
+	pool->segment_limit = SLUICE_SEGMENTS_MAX;
 	pool->flags = o.flags;
 	set_classes(&pool->hot, &o);
 	list_init(&pool->conns);
+	list_init(&pool->closing);
+	list_init(&pool->waiters);
 	*out = pool;
 	return 0;
 }
@@ -114,6 +117,7 @@ static void segment_destroy(struct pool *pool, uint32_t number)
 
 	pool->segments[number] = NULL;
 	pool->bytes -= segment->size;
+	pool->buffers -= segment->count;
 	/* In a child of fork() the mapping was not inherited. */
 	if (pool->generation == process_generation())
 		munmap(segment->address, segment->size);
@@ -145,7 +149,7 @@ void pool_put(struct pool *pool)
 	 * reused. With the pool gone nothing is: peers keep their mappings.
 	 */
 	pool->held = true;
-	list_for_each_safe(l, tmp, &pool->conns)
+	list_for_each_safe(l, tmp, &pool->closing)
 		conn_destroy(conn_of(
 			list_entry(l, struct conn_core, pool_link)));
 	pool_destroy(pool);
@@ -166,9 +170,11 @@ static int segment_number(struct pool *pool)
 
 	for (i = 0; i < pool->segment_count; i++)
 		if (!pool->segments[i])
-			return (int)i;
-	if (i == SLUICE_SEGMENTS_MAX)
+			break;
+	if (i >= pool->segment_limit)
 		return -EAGAIN;
+	if (i < pool->segment_count)
+		return (int)i;
 	count = i ? i * 2 : 8;
 	table = realloc(pool->segments, count * sizeof(*table));
 	if (!table)
@@ -227,6 +233,7 @@ static int segment_new(struct pool *pool, unsigned int class_index,
 	}
 	pool->segments[number] = segment;
 	pool->bytes += bytes;
+	pool->buffers += count;
 	pool->class_segments[class_index]++;
 	return 0;
 no_memory:
@@ -241,38 +248,42 @@ static int pool_grow(struct pool *pool, unsigned int class_index)
 	uint32_t doublings = pool->class_segments[class_index];
 	uint64_t page = CONN_PAGE, room, count, bytes;
 
+	room = pool->limit > pool->bytes ? pool->limit - pool->bytes : 0;
+	if (pool->flags & SLUICE_POOL_F_HUGE && !pool->huge_error) {
+		if (room >= HUGE_PAGE_SIZE)
+			page = HUGE_PAGE_SIZE;
+		else if (!pool->bytes)
+			pool->huge_error = -EFBIG; /* the limit is smaller */
+	}
+	room = room / page * page;
 	if (doublings > SEGMENT_DOUBLINGS)
 		doublings = SEGMENT_DOUBLINGS;
 	count = (SEGMENT_FIRST << doublings) / size;
 	if (count < SEGMENT_MIN_BUFFERS)
 		count = size < LARGE_BUFFER ? SEGMENT_MIN_BUFFERS : 1;
-	if (pool->flags & SLUICE_POOL_F_HUGE && !pool->huge_error) {
-		page = HUGE_PAGE_SIZE;
-		if (count * size < page)
-			count = page / size;
-	}
-	room = pool->limit > pool->bytes ? pool->limit - pool->bytes : 0;
+	if (count * size < page)
+		count = page / size;
 	if (count > room / size)
 		count = room / size;
-	bytes = (count * size + page - 1) / page * page;
-	if (!count || bytes > room) {
-		/* Other classes may sit on memory that they do not use. */
-		sluice_pool_trim(&pool->hot);
+	if (!count)
 		return -EAGAIN;
-	}
+	bytes = (count * size + page - 1) / page * page;
 	return segment_new(pool, class_index, bytes, (uint32_t)count);
 }
 
 static int class_for(const struct pool *pool, size_t size)
 {
+	uint64_t limit = pool->limit / CONN_PAGE * CONN_PAGE;
 	unsigned int i;
 
 	for (i = 0; i < pool->hot.class_count; i++)
 		if (pool->hot.class_size[i] >= size)
-			return pool->hot.class_size[i] <= pool->limit ?
-				       (int)i : -EMSGSIZE;
+			return pool->hot.class_size[i] <= limit ? (int)i :
+								  -EMSGSIZE;
 	return -EMSGSIZE;
 }
+
+static int64_t retire_unused(struct pool *pool);
 
 int pool_take(struct pool *pool, size_t size, bool may_grow,
 	      struct sluice_buf **out)
@@ -288,7 +299,9 @@ int pool_take(struct pool *pool, size_t size, bool may_grow,
 		if (!may_grow)
 			return -EAGAIN;
 		r = pool_grow(pool, (unsigned int)class_index);
-		if (r == -EAGAIN) /* the trim may have made room at once */
+		/* Other classes may sit on memory that they do not use. */
+		if (r == -EAGAIN && pool->hot.used < pool->buffers &&
+		    retire_unused(pool))
 			r = pool_grow(pool, (unsigned int)class_index);
 		if (r)
 			return r;
@@ -301,8 +314,26 @@ int pool_take(struct pool *pool, size_t size, bool may_grow,
 	return 0;
 }
 
+void pool_reap(struct pool *pool)
+{
+	struct list *l, *tmp;
+
+	list_for_each_safe(l, tmp, &pool->closing) {
+		struct conn_core *core =
+			list_entry(l, struct conn_core, pool_link);
+
+		conn_harvest(conn_of(core));
+		if (!conn_out(core) || core->eof)
+			conn_destroy(conn_of(core));
+	}
+}
+
+/* Harvests between two looks at the sockets, for peers that died. */
+#define HARVESTS_PER_LOOK 64
+
 void pool_harvest(struct pool *pool)
 {
+	bool look = ++pool->fruitless % HARVESTS_PER_LOOK == 0;
 	struct list *l, *tmp;
 
 	list_for_each_safe(l, tmp, &pool->conns) {
@@ -310,8 +341,23 @@ void pool_harvest(struct pool *pool)
 			list_entry(l, struct conn_core, pool_link);
 
 		conn_harvest(conn_of(core));
-		if (core->closing && (!conn_out(core) || core->error))
-			conn_destroy(conn_of(core));
+		/* Of an armed one the fd will tell. */
+		if (look && conn_out(core) && !core->armed)
+			control_drain(conn_of(core));
+	}
+	pool_reap(pool);
+}
+
+void pool_wake(struct pool *pool)
+{
+	struct list *l, *tmp;
+
+	list_for_each_safe(l, tmp, &pool->waiters) {
+		struct conn_core *core =
+			list_entry(l, struct conn_core, waiter_link);
+
+		if (core->set)
+			conn_disarm(conn_of(core));
 	}
 }
 
@@ -330,13 +376,20 @@ int sluice_pool_loan(struct sluice_pool *hot, size_t size,
 	return pool_take(pool, size, true, buf);
 }
 
-void sluice_buf_free(struct sluice_buf *buf)
+void pool_untake(struct sluice_buf *buf)
 {
 	struct sluice_pool *hot = buf->pool;
 
+	buf->refs = 0;
 	hot->used--;
 	buf->next = hot->free[buf->class_index];
 	hot->free[buf->class_index] = buf;
+}
+
+void sluice_buf_free(struct sluice_buf *buf)
+{
+	pool_untake(buf);
+	pool_wake(pool_of(buf->pool));
 }
 
 static bool segment_unused(const struct segment *segment)
@@ -378,14 +431,11 @@ static void segment_retire(struct pool *pool, uint32_t number)
 	}
 }
 
-int64_t sluice_pool_trim(struct sluice_pool *hot)
+static int64_t retire_unused(struct pool *pool)
 {
-	struct pool *pool = pool_of(hot);
 	int64_t bytes = 0;
 	uint32_t i;
 
-	if (pool->generation != process_generation())
-		return -ECHILD;
 	for (i = 0; i < pool->segment_count; i++) {
 		struct segment *segment = pool->segments[i];
 
@@ -397,12 +447,24 @@ int64_t sluice_pool_trim(struct sluice_pool *hot)
 	return bytes;
 }
 
+int64_t sluice_pool_trim(struct sluice_pool *hot)
+{
+	struct pool *pool = pool_of(hot);
+
+	if (pool->generation != process_generation())
+		return -ECHILD;
+	pool_harvest(pool);
+	return retire_unused(pool);
+}
+
 void pool_forget(struct pool *pool, uint32_t number)
 {
 	struct segment *segment = pool->segments[number];
 
-	if (!--segment->announced && segment->retiring)
+	if (!--segment->announced && segment->retiring) {
 		segment_destroy(pool, number);
+		pool_wake(pool); /* there is room to grow */
+	}
 }
 
 void sluice_pool_info(const struct sluice_pool *hot,

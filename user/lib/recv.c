@@ -166,7 +166,7 @@ static int switch_to_queued(struct sluice_conn *conn, struct sluice_slot slot)
 	conn->rx_position++;
 	core->rx_lane = SLUICE_LANE_QUEUED;
 	core->rx_switched = true;
-	conn->rx_ring = NULL;
+	conn->rx_ring = core->rx_ring = NULL;
 	sluice_report_head(conn);
 	return 0;
 }
@@ -180,66 +180,66 @@ static int switch_to_direct(struct sluice_conn *conn, uint32_t position)
 		return conn_fail(conn, -EPROTO, "switch to a wrong position");
 	inbox_pop(core);
 	core->rx_lane = SLUICE_LANE_DIRECT;
-	conn->rx_ring = (const void *)((const uint8_t *)core->peer_link +
+	core->rx_ring = (const void *)((const uint8_t *)core->peer_link +
 				       core->peer_geometry.ring_offset);
+	if (!core->bye_seen)
+		conn->rx_ring = core->rx_ring;
 	return 0;
 }
 
 static struct sluice_slot ring_copy(struct sluice_conn *conn, uint32_t ahead)
 {
-	struct sluice_slot copy = conn->rx_ring[(conn->rx_position + ahead) &
-						conn->rx_mask];
+	struct sluice_slot copy =
+		core_of(conn)->rx_ring[(conn->rx_position + ahead) &
+				       conn->rx_mask];
 
 	/* A hostile peer may go on writing: never look at its slot again. */
 	__asm__ volatile("" : : : "memory");
 	return copy;
 }
 
-/* Follows marks and SWITCH slots up to the next message. 0 or -errno. */
-static int follow_switches(struct sluice_conn *conn)
+/* Is the next slot of the ring there, and to be delivered? */
+static bool ring_ready(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
-	struct sluice_slot slot;
-	int r = 0;
+	const struct sluice_slot *slot =
+		&core->rx_ring[conn->rx_position & conn->rx_mask];
 
-	while (!r) {
-		if (conn->rx_ring) {
-			if (!sluice__ready(conn))
-				break;
-			slot = ring_copy(conn, 0);
-			if (slot.kind != SLUICE_SLOT_SWITCH)
-				break;
-			r = switch_to_queued(conn, slot);
-		} else {
-			if (!core->inbox_count ||
-			    core->inbox[core->inbox_head].seq != INBOX_MARK)
-				break;
-			r = switch_to_direct(conn,
-					     core->inbox[core->inbox_head].len);
-		}
-	}
-	return r;
+	if (core->bye_seen && conn->rx_position == core->rx_end)
+		return false;
+	return __atomic_load_n(&slot->seq, __ATOMIC_ACQUIRE) ==
+	       conn->rx_position + 1;
 }
 
-/* The next slot, copied, not yet taken. 1, or 0 if none is there, or -errno. */
+/*
+ * The next slot, copied, not yet taken; marks and SWITCH slots are followed on
+ * the way. 1, or 0 if none is there, or -errno.
+ */
 static int next_slot(struct sluice_conn *conn, struct sluice_slot *slot,
 		     bool *in_ring)
 {
 	struct conn_core *core = core_of(conn);
-	int r = follow_switches(conn);
+	int r;
 
-	if (r)
-		return r;
-	*in_ring = conn->rx_ring != NULL;
-	if (!*in_ring) {
-		if (!core->inbox_count)
-			return 0;
-		*slot = core->inbox[core->inbox_head];
-		return 1;
-	}
-	if (sluice__ready(conn)) {
-		*slot = ring_copy(conn, 0);
-		return 1;
+	for (;;) {
+		*in_ring = core->rx_ring != NULL;
+		if (*in_ring) {
+			if (!ring_ready(conn))
+				break;
+			*slot = ring_copy(conn, 0);
+			if (slot->kind != SLUICE_SLOT_SWITCH)
+				return 1;
+			r = switch_to_queued(conn, *slot);
+		} else {
+			if (!core->inbox_count)
+				return 0;
+			*slot = core->inbox[core->inbox_head];
+			if (slot->seq != INBOX_MARK)
+				return 1;
+			r = switch_to_direct(conn, slot->len);
+		}
+		if (r)
+			return r;
 	}
 	if (conn->rx_parts)
 		return conn_fail(conn, -EPROTO, "message lacks parts");
@@ -266,11 +266,11 @@ static int recv_end(struct sluice_conn *conn)
 bool recv_ready(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
+	struct sluice_slot slot;
+	bool in_ring;
 
-	if (core->error || core->bye_seen || core->eof || core->inbox_count ||
-	    core->plain_next || core->plain_eof)
-		return true;
-	return conn->rx_ring && sluice__ready(conn);
+	return core->error || core->bye_seen || core->eof || core->plain_next ||
+	       core->plain_eof || next_slot(conn, &slot, &in_ring);
 }
 
 /*
@@ -291,7 +291,7 @@ static int find_slot(struct sluice_conn *conn, struct sluice_slot *slot,
 	if (!look && core->rx_lane == SLUICE_LANE_DIRECT &&
 	    ++core->idle_recvs % RECVS_PER_LOOK)
 		return recv_end(conn);
-	r = conn->rx_ring ? control_drain(conn) : control_next_data(conn);
+	r = core->rx_ring ? control_drain(conn) : control_next_data(conn);
 	if (r)
 		return r;
 	/* The ring again: EOF and BYE come after what was published. */
@@ -311,15 +311,21 @@ static int recv_begin(struct sluice_conn *conn, bool *look)
 	if (r)
 		return r;
 	*look = core->armed;
-	if (core->armed)
-		conn_disarm(conn);
+	conn_disarm(conn);
 	if (core->error)
 		return core->error;
 	if (core->phase != PHASE_AWARE) {
 		r = hello_process(conn);
-		if (r)
+		if (r < 0)
 			return r;
-		if (core->hello_due) /* what follows the HELLO is frames */
+		/*
+		 * Nothing was there: what comes from now on may be the HELLO.
+		 * And what follows a HELLO is frames, answered or not.
+		 */
+		if (core->hello_due ||
+		    (!r && !core->plain_next &&
+		     (core->phase == PHASE_CLIENT ||
+		      core->phase == PHASE_SERVER)))
 			return -EAGAIN;
 	}
 	return 1;
@@ -401,12 +407,12 @@ int sluice_recv_copy(struct sluice_conn *conn, void *data, size_t capacity,
 	*len = message_len(conn, slot, in_ring);
 	if (*len > capacity)
 		return -EMSGSIZE;
+	if (tag)
+		*tag = slot.tag;
 	do {
 		r = sluice_recv(conn, &msg);
 		if (r != 1)
 			return r;
-		if (tag && !at)
-			*tag = msg.tag;
 		if (msg.len > capacity - at) /* it changed under us */
 			return conn_fail(conn, -EPROTO, "message has grown");
 		if (msg.len)
@@ -432,7 +438,8 @@ int sluice_release_slow(struct sluice_conn *conn, const struct sluice_msg *msg)
 	if (msg->kind == SLUICE__MSG_PLAIN)
 		return plain_release(conn, msg);
 	if (msg->kind != SLUICE_SLOT_BUFFER || !core->rx_held ||
-	    msg->id >= core->options.hold_limit || !core->rx_held[msg->id])
+	    msg->id >= core->options.hold_limit || !core->rx_held[msg->id] ||
+	    core->rx_held[msg->id] == RX_HELD_PENDING)
 		return -EINVAL;
 	core->rx_held[msg->id] = 0;
 	conn->rx_held_count--;
@@ -448,9 +455,11 @@ int sluice_release_slow(struct sluice_conn *conn, const struct sluice_msg *msg)
 		sluice_wake_producer(conn);
 		return 0;
 	}
+	core->rx_held[msg->id] = RX_HELD_PENDING;
 	core->pending_ids[core->pending_count++] = msg->id;
 	/* Half of what it may send is a good time to let the peer go on. */
-	if (core->pending_count >= core->options.hold_limit / 2)
+	if (core->pending_count >= core->options.hold_limit / 2 ||
+	    core->bye_seen)
 		control_push(conn, false);
 	return 0;
 }

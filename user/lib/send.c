@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 /*
- * While this much is unread in the ring, a loan waits rather than grows the
- * pool: more would only fall out of the cache. A guess that measured well.
+ * While this much is out, and the ring is not read empty, a loan waits rather
+ * than grows the pool: more would only fall out of the cache. A guess.
  */
 #define UNREAD_WINDOW (8ull << 20)
 
@@ -23,6 +23,9 @@
 
 static int lacks(struct conn_core *core, enum need need, size_t size)
 {
+	/* A batch has been published so far without a ring. */
+	if (core->tx_lane == SLUICE_LANE_DIRECT && need != NEED_SOCKET)
+		sluice_wake_consumer(conn_of(core));
 	core->need = need;
 	core->need_size = size;
 	return -EAGAIN;
@@ -63,7 +66,8 @@ void conn_harvest(struct sluice_conn *conn)
 	if (core->phase != PHASE_AWARE || core->eof)
 		return;
 	if (!core->both_link) {
-		control_drain(conn);
+		if (!core->armed) /* else its fd will tell */
+			control_drain(conn);
 		return;
 	}
 	if (core->closing)
@@ -310,7 +314,7 @@ static int send_begin(struct sluice_conn *conn)
 		return -EPIPE;
 	if (core->phase != PHASE_AWARE) {
 		r = hello_process(conn);
-		if (r)
+		if (r < 0)
 			return r;
 	}
 	if (core->eof)
@@ -356,6 +360,8 @@ static int send_message(struct sluice_conn *conn, struct sluice_slot *slots,
 		conn_harvest(conn);
 		if (core->error)
 			return core->error;
+		if (core->eof)
+			return -EPIPE;
 		if (ids > conn->tx_id_count)
 			return lacks(core, NEED_ID, ids);
 	}
@@ -498,6 +504,11 @@ int sluice_send_slow(struct sluice_conn *conn, const void *data, size_t len,
 	r = sluice_loan(conn, len, &buf);
 	if (r)
 		return send_end(conn, r);
+	/* Looking for buffers may have found a breach, or the end. */
+	if (core->error || core->eof) {
+		sluice_buf_unref(buf);
+		return core->error ? core->error : -EPIPE;
+	}
 	memcpy(buf->data, data, len);
 	slot_for_part(&slot, buf, 0, (uint32_t)len, tag);
 	r = send_end(conn, send_message(conn, &slot, &buf, 1, flags));
@@ -506,11 +517,26 @@ int sluice_send_slow(struct sluice_conn *conn, const void *data, size_t len,
 	return r;
 }
 
+/* See UNREAD_WINDOW. A peer that has read everything may hold what it likes. */
+static bool window_full(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	uint64_t bytes = 0;
+	uint32_t id;
+
+	if (core->tx_lane != SLUICE_LANE_DIRECT || core->eof ||
+	    refresh_room(conn) || conn->tx_position - core->tx_head < 2)
+		return false;
+	for (id = 0; id < core->peer.hold_limit; id++)
+		if (conn->tx_out[id])
+			bytes += conn->tx_out[id]->capacity;
+	return bytes >= UNREAD_WINDOW;
+}
+
 int sluice_loan_slow(struct sluice_conn *conn, size_t size,
 		     struct sluice_buf **buf)
 {
 	struct conn_core *core = core_of(conn);
-	uint32_t unread;
 	int r = conn_check(core);
 
 	if (r)
@@ -520,14 +546,12 @@ int sluice_loan_slow(struct sluice_conn *conn, size_t size,
 	if (r != -EAGAIN)
 		return r;
 	pool_harvest(core->pool);
+	if (core->error)
+		return core->error;
 	r = pool_take(core->pool, size, false, buf);
 	if (r != -EAGAIN)
 		return r;
-	unread = 0;
-	if (core->tx_lane == SLUICE_LANE_DIRECT && !core->eof &&
-	    !refresh_room(conn))
-		unread = conn->tx_position - core->tx_head;
-	if (unread < 2 || unread * (uint64_t)size < UNREAD_WINDOW)
+	if (!window_full(conn))
 		r = pool_take(core->pool, size, true, buf);
 	if (r == -EAGAIN) {
 		lacks(core, NEED_BUFFER, size);
@@ -571,7 +595,7 @@ bool send_ready(struct sluice_conn *conn)
 	case NEED_BUFFER:
 		if (sluice_loan_slow(conn, core->need_size, &buf))
 			return core->need != NEED_BUFFER;
-		sluice_buf_unref(buf);
+		pool_untake(buf);
 		return true;
 	case NEED_SOCKET:
 		return socket_writable(core->fd);

@@ -23,8 +23,19 @@ struct sluice_set {
 	uint64_t generation;
 	struct list hot;
 	struct list idle;
+	struct list closing; /* not reported, see sluice_conn_close() */
 	uint32_t rounds; /* since the epoll was asked */
 };
+
+static void move_all(struct list *to, struct list *from)
+{
+	while (!list_empty(from)) {
+		struct list *l = from->next;
+
+		list_remove(l);
+		list_append(to, l);
+	}
+}
 
 int sluice_set_new(struct sluice_set **out)
 {
@@ -40,8 +51,15 @@ int sluice_set_new(struct sluice_set **out)
 	set->generation = process_generation();
 	list_init(&set->hot);
 	list_init(&set->idle);
+	list_init(&set->closing);
 	*out = set;
 	return 0;
+}
+
+/* The epoll is shared over fork(), its conns are not. */
+static int set_check(const struct sluice_set *set)
+{
+	return set->generation == process_generation() ? 0 : -ECHILD;
 }
 
 void set_forget(struct sluice_conn *conn)
@@ -54,23 +72,44 @@ void set_forget(struct sluice_conn *conn)
 	/* A dup of the fd elsewhere would keep it in the epoll: be explicit. */
 	epoll_ctl(core->set->epoll_fd, EPOLL_CTL_DEL, core->fd, NULL);
 	core->set = NULL;
-	if (core->armed)
-		conn_disarm(conn);
+	conn_disarm(conn);
+}
+
+static int listen_for(struct conn_core *core, uint32_t events)
+{
+	struct epoll_event event = { .events = events, .data.ptr = core };
+
+	if (core->set_events == events)
+		return 0;
+	if (epoll_ctl(core->set->epoll_fd, EPOLL_CTL_MOD, core->fd, &event))
+		return -errno;
+	core->set_events = events;
+	return 0;
+}
+
+void set_keep_closing(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+
+	conn_disarm(conn);
+	if (!core->set)
+		return;
+	list_remove(&core->set_link);
+	list_append(&core->set->closing, &core->set_link);
+	listen_for(core, EPOLLIN);
 }
 
 void sluice_set_free(struct sluice_set *set)
 {
-	struct list *l, *tmp;
-
 	if (!set)
 		return;
-	if (set->generation == process_generation()) {
-		list_for_each_safe(l, tmp, &set->hot)
-			set_forget(conn_of(
-				list_entry(l, struct conn_core, set_link)));
-		list_for_each_safe(l, tmp, &set->idle)
-			set_forget(conn_of(
-				list_entry(l, struct conn_core, set_link)));
+	if (!set_check(set)) {
+		move_all(&set->hot, &set->idle);
+		move_all(&set->hot, &set->closing);
+		while (!list_empty(&set->hot))
+			set_forget(conn_of(list_entry(set->hot.next,
+						      struct conn_core,
+						      set_link)));
 	}
 	close(set->epoll_fd);
 	free(set);
@@ -78,6 +117,7 @@ void sluice_set_free(struct sluice_set *set)
 
 void set_make_hot(struct conn_core *core)
 {
+	core->set_active = true;
 	list_remove(&core->set_link);
 	list_append(&core->set->hot, &core->set_link);
 }
@@ -87,10 +127,9 @@ int sluice_set_add(struct sluice_set *set, struct sluice_conn *conn,
 {
 	struct conn_core *core = core_of(conn);
 	struct epoll_event event = { .events = EPOLLIN, .data.ptr = core };
-	int r = conn_check(core);
 
-	if (r)
-		return r;
+	if (conn_check(core) || set_check(set))
+		return -ECHILD;
 	if (!what || what & ~(SLUICE_RECV | SLUICE_SEND))
 		return -EINVAL;
 	if (core->set)
@@ -110,107 +149,99 @@ int sluice_set_change(struct sluice_set *set, struct sluice_conn *conn,
 {
 	struct conn_core *core = core_of(conn);
 
+	if (conn_check(core) || set_check(set))
+		return -ECHILD;
 	if (core->set != set)
 		return -ENOENT;
 	if (!what || what & ~(SLUICE_RECV | SLUICE_SEND))
 		return -EINVAL;
 	core->set_want = what;
-	set_make_hot(core);
+	conn_disarm(conn);
 	return 0;
 }
 
 int sluice_set_remove(struct sluice_set *set, struct sluice_conn *conn)
 {
+	if (conn_check(core_of(conn)) || set_check(set))
+		return -ECHILD;
 	if (core_of(conn)->set != set)
 		return -ENOENT;
 	set_forget(conn);
 	return 0;
 }
 
-static int listen_for(struct conn_core *core, uint32_t events)
-{
-	struct epoll_event event = { .events = events, .data.ptr = core };
-
-	if (core->set_events == events)
-		return 0;
-	if (epoll_ctl(core->set->epoll_fd, EPOLL_CTL_MOD, core->fd, &event))
-		return -errno;
-	core->set_events = events;
-	return 0;
-}
-
-/* Reports the hot conns that have something, without a system call. */
+/*
+ * Reports the hot conns that have something; only of plain ones the socket has
+ * to be asked. What is reported goes to the end: the others have their turn.
+ */
 static unsigned int serve_hot(struct sluice_set *set,
 			      struct sluice_event *events, unsigned int count)
 {
-	struct list *l, *tmp, served;
+	struct list work, served, *l;
 	struct conn_core *core;
 	unsigned int n = 0;
 	uint32_t ready;
 
+	list_init(&work);
 	list_init(&served);
-	list_for_each_safe(l, tmp, &set->hot) {
-		if (n == count)
-			break;
+	move_all(&work, &set->hot);
+	while (!list_empty(&work) && n < count) {
+		l = work.next;
+		list_remove(l);
+		list_append(&set->hot, l);
 		core = list_entry(l, struct conn_core, set_link);
-		/* Only its socket knows what a plain conn has. */
 		ready = conn_ready(conn_of(core), core->set_want,
 				   core->phase != PHASE_AWARE);
 		if (!ready)
 			continue;
+		core->set_active = true;
+		list_remove(l);
+		list_append(&served, l);
 		events[n++] = (struct sluice_event){ .conn = conn_of(core),
 						     .data = core->set_data,
 						     .ready = ready };
-		/* To the end of the queue: the others have their turn first. */
-		list_remove(l);
-		list_append(&served, l);
 	}
-	while (!list_empty(&served)) {
-		l = served.next;
-		list_remove(l);
-		list_append(&set->hot, l);
-	}
+	/* Those not reached come first next time. */
+	move_all(&work, &set->hot);
+	move_all(&set->hot, &work);
+	move_all(&set->hot, &served);
 	return n;
 }
 
-/* Arms every hot conn that has nothing to say. Returns how many stay hot. */
-static int arm_hot(struct sluice_set *set)
+/*
+ * Arms hot conns that have nothing to say: all, or those that had nothing since
+ * the last turn. Arming one may make others hot.
+ */
+static int arm_hot(struct sluice_set *set, bool all)
 {
 	struct conn_core *core;
-	struct list *l, *tmp;
+	struct list work, *l;
 	short events;
-	int hot = 0, r;
+	int r = 0;
 
-	list_for_each_safe(l, tmp, &set->hot) {
+	list_init(&work);
+	move_all(&work, &set->hot);
+	while (!list_empty(&work)) {
+		l = work.next;
+		list_remove(l);
+		list_append(&set->hot, l);
 		core = list_entry(l, struct conn_core, set_link);
+		if (core->set_active && !all) {
+			core->set_active = false;
+			continue;
+		}
 		r = sluice_arm(conn_of(core), core->set_want, &events);
 		if (!r)
 			r = listen_for(core, (uint32_t)events);
 		if (r < 0)
-			return r;
-		if (r) {
-			hot++;
+			break;
+		if (r)
 			continue;
-		}
 		list_remove(l);
 		list_append(&set->idle, l);
 	}
-	return hot;
-}
-
-/* A buffer came back: those that wait for one of this pool look again. */
-static void wake_pool(struct sluice_set *set, struct pool *pool)
-{
-	struct list *l, *tmp;
-
-	list_for_each_safe(l, tmp, &pool->conns) {
-		struct conn_core *core =
-			list_entry(l, struct conn_core, pool_link);
-
-		if (core->set == set && conn_needs_pool(core, core->set_want)) {
-			conn_disarm(conn_of(core));
-		}
-	}
+	move_all(&set->hot, &work);
+	return r < 0 ? r : 0;
 }
 
 /* Asks the epoll; conns whose fds fired are looked at and become hot. */
@@ -225,62 +256,69 @@ static int poll_idle(struct sluice_set *set, int timeout_ms)
 		return -errno;
 	for (i = 0; i < n; i++) {
 		struct conn_core *core = fired[i].data.ptr;
-		struct sluice_conn *conn = conn_of(core);
 
-		conn_disarm(conn);
-		control_drain(conn);
-		if (core->pool->shared)
-			wake_pool(set, core->pool);
+		if (!core->closing) {
+			conn_disarm(conn_of(core));
+			control_drain(conn_of(core));
+			continue;
+		}
+		/* Buffers that are back wake those that wait for them. */
+		conn_harvest(conn_of(core));
+		if (!conn_out(core) || core->eof)
+			conn_destroy(conn_of(core));
 	}
 	return n;
+}
+
+static int milliseconds(int64_t left)
+{
+	if (left == INT64_MAX)
+		return -1;
+	if (left <= 0)
+		return 0;
+	return left / 1000000 >= INT_MAX ? INT_MAX :
+					   (int)((left + 999999) / 1000000);
 }
 
 int sluice_set_wait(struct sluice_set *set, struct sluice_event *events,
 		    unsigned int count, int64_t timeout_ns, uint64_t spin_ns)
 {
-	int64_t now = 0, deadline = INT64_MAX, spin_end = 0;
+	int64_t deadline = deadline_after(timeout_ns), spin_end = 0, left;
+	bool last = false;
 	unsigned int n;
-	int64_t left;
 	int r;
 
-	if (set->generation != process_generation())
+	if (set_check(set))
 		return -ECHILD;
 	if (!count)
 		return -EINVAL;
-	if (timeout_ns > 0 || (timeout_ns && spin_ns)) {
-		now = now_ns();
-		if (timeout_ns > 0)
-			deadline = now + timeout_ns;
-		spin_end = spin_ns >= (uint64_t)(INT64_MAX - now) ?
-				   INT64_MAX : now + (int64_t)spin_ns;
-	}
+	if (spin_ns && timeout_ns)
+		spin_end = deadline_after(spin_ns > INT64_MAX ?
+						  -1 : (int64_t)spin_ns);
 	for (;;) {
 		if (set->rounds++ >= ROUNDS_PER_POLL) {
-			r = poll_idle(set, 0);
+			r = arm_hot(set, false);
+			if (!r)
+				r = poll_idle(set, 0);
 			if (r < 0)
 				return r;
 		}
 		n = serve_hot(set, events, count);
-		if (n)
+		if (n || last)
 			return (int)n;
-		now = spin_end || deadline != INT64_MAX ? now_ns() : 0;
-		if (now < spin_end && now < deadline)
+		if (spin_end && now_ns() < spin_end && now_ns() < deadline)
 			continue;
-		r = arm_hot(set);
+		r = arm_hot(set, true);
 		if (r < 0)
 			return r;
-		if (r)
-			continue;
-		left = timeout_ns ? deadline - now : 0;
-		r = poll_idle(set, left <= 0		     ? 0 :
-				   deadline == INT64_MAX     ? -1 :
-				   left > INT_MAX * 1000000ll ?
-							       INT_MAX :
-							       (int)((left + 999999) /
-								     1000000));
+		left = 0;
+		if (list_empty(&set->hot) && timeout_ns)
+			left = deadline == INT64_MAX ? INT64_MAX :
+						       deadline - now_ns();
+		r = poll_idle(set, milliseconds(left));
 		if (r < 0)
 			return r;
-		if (!r && left <= 0)
-			return 0;
+		/* One more look, for what the epoll has told. */
+		last = deadline != INT64_MAX && now_ns() >= deadline;
 	}
 }

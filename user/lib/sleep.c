@@ -5,6 +5,11 @@
  */
 #include "internal.h"
 
+#include <time.h>
+
+/* Longer than any store buffer takes to drain: if membarrier was taken away. */
+static const struct timespec drain_time = { .tv_nsec = 1000000 };
+
 /* Messages without a sleep that make up for the membarrier of the next one. */
 #define SPIN_AFTER 1024
 
@@ -34,8 +39,13 @@ void words_sleep(struct sleep_word *rx, struct sleep_word *tx,
 		 * our look at the ring and its look at the word could both
 		 * come too early.
 		 */
-		if (peer_registered)
-			process_membarrier();
+		if (peer_registered && !process_membarrier()) {
+			nanosleep(&drain_time, NULL);
+			if (rx)
+				rx->may_spin = false;
+			if (tx)
+				tx->may_spin = false;
+		}
 	}
 	if (rx) {
 		rx->value += SLUICE_STATE_SLEEP;
@@ -60,7 +70,8 @@ void word_wake(struct sleep_word *word)
 
 void word_spin(struct sleep_word *word, uint32_t position, bool forever)
 {
-	if ((word->value & SLUICE_STATE_MASK) != SLUICE_STATE_MAY_SLEEP)
+	if (!word->may_spin ||
+	    (word->value & SLUICE_STATE_MASK) != SLUICE_STATE_MAY_SLEEP)
 		return;
 	if (forever || position - word->since >= SPIN_AFTER)
 		word_state(word, SLUICE_STATE_SPIN);

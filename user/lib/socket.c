@@ -18,6 +18,8 @@ struct sluice_listener {
 	ino_t ino;
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path) + 1];
 	struct sluice_options options;
+	struct sluice_pool_options pool_options;
+	uint32_t classes[SLUICE_POOL_CLASSES_MAX];
 };
 
 static int address_of(const char *name, struct sockaddr_un *address,
@@ -47,7 +49,10 @@ static int new_socket(void)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Is the path a socket that nobody listens on any more? */
+/*
+ * Is the path a socket that nobody holds any more? Asked with the wrong type, so
+ * that a server does not see a client: a live one answers EPROTOTYPE.
+ */
 static bool path_is_dead(const struct sockaddr_un *address, socklen_t size)
 {
 	struct stat st;
@@ -55,7 +60,7 @@ static bool path_is_dead(const struct sockaddr_un *address, socklen_t size)
 
 	if (lstat(address->sun_path, &st) || !S_ISSOCK(st.st_mode))
 		return false;
-	fd = new_socket();
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return false;
 	r = connect(fd, (const struct sockaddr *)address, size) ? errno : 0;
@@ -81,6 +86,27 @@ static int bind_and_listen(int fd, const char *name, int backlog)
 	return -r;
 }
 
+/* The caller's need not outlive the call. */
+static int copy_pool_options(struct sluice_listener *listener)
+{
+	struct sluice_pool_options *o = &listener->pool_options;
+	int r;
+
+	r = options_copy(o, sizeof(*o), listener->options.pool_options);
+	if (!r)
+		r = pool_check_options(o);
+	if (r)
+		return r;
+	o->size = sizeof(*o);
+	if (o->class_count) {
+		memcpy(listener->classes, o->classes,
+		       o->class_count * sizeof(*o->classes));
+		o->classes = listener->classes;
+	}
+	listener->options.pool_options = o;
+	return 0;
+}
+
 int sluice_listen(struct sluice_listener **out, const char *name,
 		  const struct sluice_options *options)
 {
@@ -94,7 +120,7 @@ int sluice_listen(struct sluice_listener **out, const char *name,
 	listener->generation = process_generation();
 	r = options_read(&listener->options, options);
 	if (!r && listener->options.pool_options)
-		r = pool_check_options(listener->options.pool_options);
+		r = copy_pool_options(listener);
 	if (r)
 		goto fail;
 	listener->fd = new_socket();
@@ -217,7 +243,7 @@ static int wait_aware(struct sluice_conn *conn)
 
 	if (require && !timeout)
 		timeout = REQUIRE_AWARE_NS;
-	deadline = now_ns() + timeout;
+	deadline = deadline_after(timeout);
 	while (timeout && core->phase == PHASE_CLIENT) {
 		int64_t left = deadline - now_ns();
 		struct timespec t = { .tv_sec = left / 1000000000,
@@ -228,7 +254,7 @@ static int wait_aware(struct sluice_conn *conn)
 		if (ppoll(&p, 1, timeout < 0 ? NULL : &t, NULL) < 0)
 			return -errno;
 		r = hello_process(conn);
-		if (r)
+		if (r < 0)
 			return r;
 	}
 	return require && core->phase != PHASE_AWARE ? -EPROTONOSUPPORT : 0;
@@ -295,7 +321,7 @@ int sluice_pair(struct sluice_conn *conn[2], const struct sluice_options *in)
 	}
 	for (i = 0; i < 2 && !r; i++)
 		r = hello_process(conn[i]);
-	if (r) {
+	if (r < 0) {
 		sluice_conn_close(conn[0]);
 		sluice_conn_close(conn[1]);
 	}

@@ -32,34 +32,58 @@ uint32_t conn_ready(struct sluice_conn *conn, uint32_t what, bool look)
 {
 	struct conn_core *core = core_of(conn);
 	uint32_t ready = 0;
+	bool plain = false;
 
 	if (look)
-		control_drain(conn);
-	if (recv_ready(conn) ||
-	    (look && core->phase != PHASE_AWARE && core->phase != PHASE_PAIR &&
-	     plain_ready(conn)))
+		plain = control_drain(conn) == 1 ||
+			(core->phase == PHASE_PLAIN && plain_ready(conn));
+	if (plain || recv_ready(conn))
 		ready |= SLUICE_RECV;
 	if (what & SLUICE_SEND && send_ready(conn))
 		ready |= SLUICE_SEND;
-	/* A full inbox holds up releases by frame: the caller must receive. */
-	if (what & SLUICE_SEND && core->phase == PHASE_AWARE &&
-	    !core->both_link && !inbox_has_room(core))
-		return ready & (what | SLUICE_RECV);
+	/* Before the HELLO_ACK, or in a full inbox: it must be received first. */
+	if (what & SLUICE_SEND &&
+	    (core->phase == PHASE_AWARE ? !inbox_has_room(core) :
+					  plain && core->phase == PHASE_SERVER))
+		return ready | SLUICE_RECV;
 	return ready & what;
 }
 
-bool conn_needs_pool(const struct conn_core *core, uint32_t what)
+static bool waits_for_buffer(const struct conn_core *core, uint32_t what)
 {
-	return what & SLUICE_SEND && core->need == NEED_BUFFER &&
-	       core->pool->shared;
+	return what & SLUICE_SEND && core->need == NEED_BUFFER;
+}
+
+/*
+ * Any peer that releases a buffer of the pool is to ring. Called when the first
+ * waiter comes and the last one goes.
+ */
+static void pool_words(struct pool *pool, bool asleep)
+{
+	struct conn_core *other;
+	struct list *l, *tmp;
+	int closed;
+
+	for (closed = 0; closed < 2; closed++) {
+		list_for_each_safe(l, tmp,
+				   closed ? &pool->closing : &pool->conns) {
+			other = list_entry(l, struct conn_core, pool_link);
+			if (other->phase != PHASE_AWARE || !other->both_link)
+				continue;
+			if (asleep)
+				words_sleep(NULL, &other->tx_word,
+					    other->peer_registered);
+			else if (!other->armed)
+				word_wake(&other->tx_word);
+		}
+	}
 }
 
 /* Which words go to sleep for `what`. */
 static void sleep_words(struct sluice_conn *conn, uint32_t what)
 {
-	struct conn_core *core = core_of(conn), *other;
+	struct conn_core *core = core_of(conn);
 	bool tx = what & SLUICE_SEND && core->need != NEED_NOTHING;
-	struct list *l, *tmp;
 
 	if (core->phase == PHASE_AWARE && core->both_link) {
 		core->rx_word.since = conn->rx_position;
@@ -68,39 +92,32 @@ static void sleep_words(struct sluice_conn *conn, uint32_t what)
 			    core->peer_registered);
 	}
 	core->armed = true;
-	if (!conn_needs_pool(core, what))
+	if (!waits_for_buffer(core, what))
 		return;
-	/* Any peer that releases a buffer of this pool is to ring. */
-	core->pool_armed = true;
-	list_for_each_safe(l, tmp, &core->pool->conns) {
-		other = list_entry(l, struct conn_core, pool_link);
-		if (other != core && other->phase == PHASE_AWARE &&
-		    other->both_link)
-			words_sleep(NULL, &other->tx_word,
-				    other->peer_registered);
-	}
+	if (list_empty(&core->pool->waiters))
+		pool_words(core->pool, true);
+	list_append(&core->pool->waiters, &core->waiter_link);
 }
 
 void conn_disarm(struct sluice_conn *conn)
 {
-	struct conn_core *core = core_of(conn), *other;
-	struct list *l, *tmp;
+	struct conn_core *core = core_of(conn);
+	bool waited = !list_empty(&core->waiter_link), waiters;
 
+	if (!core->armed)
+		return;
 	core->armed = false;
 	if (core->set)
 		set_make_hot(core);
+	list_remove(&core->waiter_link);
+	waiters = !list_empty(&core->pool->waiters);
 	if (core->link) {
 		word_wake(&core->rx_word);
-		word_wake(&core->tx_word);
+		if (!waiters) /* which rely on it */
+			word_wake(&core->tx_word);
 	}
-	if (!core->pool_armed)
-		return;
-	core->pool_armed = false;
-	list_for_each_safe(l, tmp, &core->pool->conns) {
-		other = list_entry(l, struct conn_core, pool_link);
-		if (other->link && !other->armed)
-			word_wake(&other->tx_word);
-	}
+	if (waited && !waiters)
+		pool_words(core->pool, false);
 }
 
 static bool anything_due(const struct conn_core *core)
@@ -128,18 +145,26 @@ static int arm(struct sluice_conn *conn, uint32_t what, bool look,
 	ready = conn_ready(conn, what, look);
 	if (anything_due(core))
 		control_push(conn, true);
-	if (!ready) {
+	if (core->tx_lane == SLUICE_LANE_DIRECT) /* for an open batch */
+		sluice_wake_consumer(conn);
+	while (!ready && !core->armed) {
 		sleep_words(conn, what);
-		/* Step 4: look again. What comes by socket wakes the poll. */
+		/*
+		 * Step 4: look again. What comes by socket wakes the poll. It
+		 * disarms if it finds a buffer that is too small: once more.
+		 */
 		ready = conn_ready(conn, what, false);
 	}
 	if (ready) {
-		if (core->armed)
-			conn_disarm(conn);
+		conn_disarm(conn);
 		return (int)ready;
 	}
 	core->sleeps++;
-	*events = POLLIN;
+	*events = 0;
+	/* What cannot be read now must not make the poll return. */
+	if ((what & SLUICE_RECV || core->phase != PHASE_PLAIN) &&
+	    !core->hello_due)
+		*events |= POLLIN;
 	if (anything_due(core) ||
 	    (what & SLUICE_SEND && core->need == NEED_SOCKET))
 		*events |= POLLOUT;
@@ -155,36 +180,51 @@ int sluice_arm(struct sluice_conn *conn, uint32_t what, short *events)
 		return r;
 	if (!what || what & ~(SLUICE_RECV | SLUICE_SEND))
 		return -EINVAL;
-	if (core->armed)
-		conn_disarm(conn);
+	conn_disarm(conn);
 	return arm(conn, what, true, events);
 }
 
-/* Sleeps on the fds of all conns of a pool: any of them may free a buffer. */
+/*
+ * Sleeps on the fds of all conns of a pool that may give a buffer back, by
+ * release or by death.
+ */
 static int sleep_on_pool(struct conn_core *core, short events, int timeout_ms)
 {
+	struct pool *pool = core->pool;
+	struct list *lists[] = { &pool->conns, &pool->closing }, *l, *tmp;
 	struct conn_core *other;
 	struct pollfd *fds;
-	struct list *l, *tmp;
-	nfds_t n = 0;
+	nfds_t n = 1;
+	size_t i;
 	int r;
 
-	list_for_each_safe(l, tmp, &core->pool->conns)
-		n++;
+	for (i = 0; i < ARRAY_SIZE(lists); i++)
+		list_for_each_safe(l, tmp, lists[i])
+			n++;
 	fds = calloc(n, sizeof(*fds));
 	if (!fds)
 		return -ENOMEM;
-	n = 0;
-	list_for_each_safe(l, tmp, &core->pool->conns) {
-		other = list_entry(l, struct conn_core, pool_link);
-		fds[n].fd = other->eof ? -1 : other->fd;
-		fds[n++].events = other == core ? events : POLLIN;
+	fds[0].fd = core->fd;
+	fds[0].events = events;
+	n = 1;
+	for (i = 0; i < ARRAY_SIZE(lists); i++) {
+		list_for_each_safe(l, tmp, lists[i]) {
+			other = list_entry(l, struct conn_core, pool_link);
+			if (other == core || other->eof || !conn_out(other) ||
+			    !inbox_has_room(other))
+				continue;
+			fds[n].fd = other->fd;
+			fds[n++].events = POLLIN;
+		}
 	}
 	r = poll(fds, n, timeout_ms) < 0 ? -errno : 0;
 	free(fds);
-	list_for_each_safe(l, tmp, &core->pool->conns)
-		control_drain(conn_of(
-			list_entry(l, struct conn_core, pool_link)));
+	list_for_each_safe(l, tmp, &pool->conns) {
+		other = list_entry(l, struct conn_core, pool_link);
+		if (conn_out(other))
+			control_drain(conn_of(other));
+	}
+	pool_reap(pool);
 	return r;
 }
 
@@ -210,7 +250,7 @@ static int sleep_once(struct sluice_conn *conn, uint32_t what, short events,
 		t.tv_nsec = left % 1000000000;
 		timeout = &t;
 	}
-	if (conn_needs_pool(core, what))
+	if (waits_for_buffer(core, what) && core->pool->shared)
 		return sleep_on_pool(core, events,
 				     !timeout ? -1 :
 				     left > INT_MAX * 1000000ll ?
@@ -249,16 +289,19 @@ static int spin(struct sluice_conn *conn, uint32_t what, int64_t deadline)
 	bool look;
 
 	for (i = 1;; i++) {
-		if (what & SLUICE_RECV && conn->rx_ring && sluice__ready(conn))
+		if (what & SLUICE_RECV && conn->rx_ring &&
+		    sluice__ready(conn) && recv_ready(conn))
 			return SLUICE_RECV;
 		/* Without a ring only the socket knows. */
-		look = i % (conn->rx_ring ? SPINS_PER_LOOK :
+		look = i % (core->rx_ring ? SPINS_PER_LOOK :
 			    what & SLUICE_RECV ? 1 : SPINS_PER_CLOCK) == 0;
 		if (look ||
 		    (what & SLUICE_SEND && i % SPINS_PER_SEND == 0)) {
 			ready = conn_ready(conn, what, look);
 			if (ready)
 				return (int)ready;
+			if (look && anything_due(core))
+				control_push(conn, true);
 		}
 		cpu_relax();
 		if (!clock || i % SPINS_PER_CLOCK)
@@ -276,32 +319,33 @@ static int spin(struct sluice_conn *conn, uint32_t what, int64_t deadline)
 int sluice_wait(struct sluice_conn *conn, uint32_t what, int64_t timeout_ns)
 {
 	struct conn_core *core = core_of(conn);
-	int64_t deadline = INT64_MAX;
+	int64_t deadline;
 	uint32_t ready;
 	short events;
 	int r;
 
-	if (conn->rx_ring && what == SLUICE_RECV && sluice__ready(conn))
+	if (conn->rx_ring && what == SLUICE_RECV && sluice__ready(conn) &&
+	    recv_ready(conn))
 		return SLUICE_RECV;
 	r = conn_check(core);
 	if (r)
 		return r;
 	if (!what || what & ~(SLUICE_RECV | SLUICE_SEND))
 		return -EINVAL;
-	if (core->armed)
-		conn_disarm(conn);
+	conn_disarm(conn);
+	if (anything_due(core))
+		control_push(conn, true);
 	ready = conn_ready(conn, what, timeout_ns == 0);
 	if (ready)
 		return (int)ready;
-	if (timeout_ns == 0)
-		return -ETIMEDOUT;
-	if (timeout_ns > 0)
-		deadline = now_ns() + timeout_ns;
 	if (conn->rx_reported != conn->rx_position && core->both_link)
 		sluice_report_head(conn);
+	if (core->tx_lane == SLUICE_LANE_DIRECT) /* for an open batch */
+		sluice_wake_consumer(conn);
+	if (timeout_ns == 0)
+		return -ETIMEDOUT;
+	deadline = deadline_after(timeout_ns);
 	if (core->options.spin_ns) {
-		if (anything_due(core))
-			control_push(conn, true);
 		r = spin(conn, what, deadline);
 		if (r)
 			return r;

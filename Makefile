@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+#
+# Builds and tests sluice; `make help` lists the targets. Everything that is
+# made lands in $(O). V=1 shows the commands, WERROR=1 makes warnings errors.
+
+VERSION := 1.0.0
+SONAME := libsluice.so.1
+
+O ?= build
+CC ?= cc
+AR ?= ar
+OBJCOPY ?= objcopy
+INSTALL ?= install
+CLANG_FORMAT ?= clang-format
+SHELLCHECK ?= shellcheck
+JOBS ?= $(shell nproc)
+
+CFLAGS ?= -O2 -g -Wall -Wextra
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+MANDIR ?= $(PREFIX)/share/man
+DOCDIR ?= $(PREFIX)/share/doc/sluice
+
+# Set by the asan and tsan targets only.
+SANITIZER ?=
+SANITIZE_asan := -fsanitize=address,undefined -fno-sanitize-recover=all \
+	-fno-omit-frame-pointer
+# TSan cannot follow fences; what it says about each of them is no news.
+SANITIZE_tsan := -fsanitize=thread -Wno-tsan
+SANITIZE := $(SANITIZE_$(SANITIZER))
+
+# What a fresh Debian 12 may lack. diffutils, sed and the like are essential.
+PACKAGES := gcc make libc6-dev g++ binutils libjansson-dev liburing-dev \
+	pkg-config spin gnuplot-nox clang-format shellcheck python3 perl
+
+Q := $(if $(filter 1,$(V)),,@)
+say = $(if $(filter 1,$(V)),,@printf '  %-8s %s\n' '$1' '$2')
+quote = $(subst ','\'',$1)
+# A make of our own that uses every CPU unless a -j was given.
+SUBMAKE = $(MAKE) --no-print-directory \
+	$(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS))
+
+# Sources -----------------------------------------------------------------
+
+LIB_SRC := $(wildcard user/lib/*.c)
+BENCH_SRC := $(wildcard user/bench/*.c)
+CAT_SRC := $(wildcard user/examples/sluicecat*.c)
+EXAMPLE_SRC := $(filter-out $(CAT_SRC),$(wildcard user/examples/*.c))
+# A C file with cases is a test, X-tool.c a program that a test script uses. What
+# the others have is linked to every test.
+TEST_SRC := $(shell grep -lE '^TAP_(TEST|EACH)' selftests/*.c)
+TEST_TOOL_SRC := $(wildcard selftests/*-tool.c)
+HELPER_SRC := $(filter-out $(TEST_SRC) $(TEST_TOOL_SRC),$(wildcard selftests/*.c))
+MAN := $(wildcard user/man/*.[1-8])
+
+obj = $(patsubst %.c,$(O)/obj/%.o,$1)
+LIB := $(O)/lib/libsluice.a
+SHARED := $(O)/lib/libsluice.so.$(VERSION)
+SHARED_LINKS := $(O)/lib/$(SONAME) $(O)/lib/libsluice.so
+TOOLS := $(if $(BENCH_SRC),$(O)/bin/sluice-bench) \
+	$(if $(CAT_SRC),$(O)/bin/sluicecat)
+EXAMPLES := $(patsubst user/examples/%.c,$(O)/examples/%,$(EXAMPLE_SRC))
+TESTS_BUILT := $(patsubst selftests/%.c,$(O)/selftests/%,$(TEST_SRC))
+TEST_TOOLS := $(patsubst selftests/%.c,$(O)/selftests/%,$(TEST_TOOL_SRC))
+
+# What tests and scripts need to know.
+export SLUICE_BUILD := $(abspath $(O))
+export SLUICE_SANITIZER := $(SANITIZER)
+export CC
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.SECONDARY:
+.PHONY: all tests demo check suite bench asan tsan soak lint format deps \
+	install uninstall clean help FORCE
+
+## all: the library, the tools and the examples (default)
+all: $(LIB) $(SHARED) $(SHARED_LINKS) $(TOOLS) $(EXAMPLES) \
+	| $(O)/bpf $(O)/gen
+
+tests: all $(TESTS_BUILT) $(TEST_TOOLS)
+
+# Compiling ---------------------------------------------------------------
+
+SLUICE_CFLAGS := -std=gnu11 -D_GNU_SOURCE= -pthread $(if $(filter 1,$(WERROR)),-Werror) \
+	$(SANITIZE)
+OWN_LIB := -fPIC -fvisibility=hidden -fno-semantic-interposition \
+	-DSLUICE_VERSION='"$(VERSION)"'
+OWN_TEST := -Iselftests -Iuser/lib
+$(O)/obj/user/lib/%.o: OWN = $(OWN_LIB)
+$(O)/obj/selftests/%.o: OWN = $(OWN_TEST)
+
+COMPILE = $(CC) $(SLUICE_CFLAGS) -Iinclude $(OWN) $(CPPFLAGS) $(CFLAGS)
+LINK = $(CC) -pthread $(SANITIZE) $(CFLAGS) $(LDFLAGS)
+
+# Every object depends on the flags, every link on the list of sources: each is
+# a file that is written anew only when its contents change.
+FLAGS := $(CC) $(SLUICE_CFLAGS) $(OWN_LIB) $(OWN_TEST) $(CPPFLAGS) $(CFLAGS) \
+	$(LDFLAGS)
+SOURCES := $(LIB_SRC) $(BENCH_SRC) $(CAT_SRC) $(HELPER_SRC)
+ifneq ($(file <$(O)/flags),$(strip $(FLAGS)))
+$(O)/flags: FORCE
+endif
+ifneq ($(file <$(O)/sources),$(strip $(SOURCES)))
+$(O)/sources: FORCE
+endif
+$(O)/flags: | $(O)
+	@printf '%s\n' '$(call quote,$(strip $(FLAGS)))' >$@
+$(O)/sources: | $(O)
+	@printf '%s\n' '$(call quote,$(strip $(SOURCES)))' >$@
+
+# Says which package is missing before the compiler says which header is.
+$(O)/ready: Makefile | $(O)
+	@missing=; \
+	command -v $(firstword $(CC)) >/dev/null || missing=gcc; \
+	for need in stdio.h:libc6-dev linux/types.h:linux-libc-dev \
+			jansson.h:libjansson-dev liburing.h:liburing-dev; do \
+		test -n "$$missing" && break; \
+		echo "#include <$${need%:*}>" | \
+			$(CC) $(CPPFLAGS) -E -x c - >/dev/null 2>&1 || \
+			missing="$${need#*:}"; \
+	done; \
+	if test -n "$$missing"; then \
+		echo "sluice: the package $$missing is missing;" \
+			"run 'make deps' (or apt-get install $$missing)" >&2; \
+		exit 1; \
+	fi
+	@touch $@
+
+$(O)/obj/%.o: %.c $(O)/flags | $(O)/ready
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) -MMD -MP -c -o $@ $<
+
+-include $(patsubst %.o,%.d,$(call obj,$(LIB_SRC) $(BENCH_SRC) $(CAT_SRC) \
+	$(EXAMPLE_SRC) $(HELPER_SRC) $(TEST_SRC) $(TEST_TOOL_SRC)))
+
+# Linking -----------------------------------------------------------------
+
+# One object with every internal name made local: they are as invisible in the
+# static library as in the shared one, and cannot meet a program's own.
+$(O)/obj/libsluice.o: $(call obj,$(LIB_SRC)) $(O)/sources
+	$(Q)$(CC) $(CFLAGS) -r -nostdlib -o $@ $(filter %.o,$^)
+	$(Q)$(OBJCOPY) --localize-hidden $@
+
+$(LIB): $(O)/obj/libsluice.o | $(O)/lib
+	$(call say,AR,$@)
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $<
+
+$(SHARED): $(call obj,$(LIB_SRC)) user/lib/libsluice.map $(O)/sources | $(O)/lib
+	$(call say,LINK,$@)
+	$(Q)$(LINK) -shared -Wl,-soname,$(SONAME) -Wl,-z,relro \
+		$(if $(SANITIZE),,-Wl,-z,defs) \
+		-Wl,--version-script,user/lib/libsluice.map \
+		-o $@ $(filter %.o,$^)
+
+$(O)/lib/$(SONAME): $(SHARED)
+	$(Q)ln -sf $(<F) $@
+$(O)/lib/libsluice.so: $(O)/lib/$(SONAME)
+	$(Q)ln -sf $(<F) $@
+
+define LINK_PROGRAM
+$(call say,LINK,$@)
+$(Q)$(LINK) -o $@ $(filter %.o,$^) $(LIB) -Wl,--as-needed $(LIBS)
+endef
+
+$(TOOLS): LIBS = -ljansson -lm
+$(O)/bin/sluice-bench: $(call obj,$(BENCH_SRC)) $(LIB) $(O)/sources | $(O)/bin
+	$(LINK_PROGRAM)
+
+$(O)/bin/sluicecat: $(call obj,$(CAT_SRC)) $(LIB) $(O)/sources | $(O)/bin
+	$(LINK_PROGRAM)
+
+$(EXAMPLES): $(O)/examples/%: $(O)/obj/user/examples/%.o $(LIB) | $(O)/examples
+	$(LINK_PROGRAM)
+
+$(TESTS_BUILT): LIBS = -luring
+$(TESTS_BUILT): $(O)/selftests/%: $(O)/obj/selftests/%.o \
+		$(call obj,$(HELPER_SRC)) $(LIB) $(O)/sources | $(O)/selftests
+	$(LINK_PROGRAM)
+
+$(TEST_TOOLS): $(O)/selftests/%: $(O)/obj/selftests/%.o $(LIB) | $(O)/selftests
+	$(LINK_PROGRAM)
+
+$(O) $(addprefix $(O)/,bin lib bpf gen examples selftests):
+	@mkdir -p $@
+
+# Running -----------------------------------------------------------------
+
+## demo: a real directory tree through sluice, then copy against zero copy
+demo: deps
+	+$(Q)$(SUBMAKE) all
+	$(Q)PATH="$(SLUICE_BUILD)/bin:$$PATH" user/examples/demo.sh
+
+## check: build, lint and every test; TESTS="a b" chooses some
+check: deps
+	+$(Q)$(SUBMAKE) tests
+	+$(Q)$(MAKE) --no-print-directory lint
+	+$(Q)$(MAKE) --no-print-directory suite
+
+# The tests alone.
+suite: tests
+	$(Q)selftests/run $(TESTS)
+
+## bench: a short standard benchmark; BENCH_ARGS="..." are more options
+bench: deps
+	+$(Q)$(SUBMAKE) all
+	$(Q)$(O)/bin/sluice-bench --json $(O)/bench.json \
+		--plot $(O)/bench.svg $(BENCH_ARGS)
+
+## asan: every test under AddressSanitizer and UBSan, in $(O)/asan
+## tsan: every test under ThreadSanitizer, in $(O)/tsan
+asan tsan: deps
+	+$(Q)$(SUBMAKE) O=$(O)/$@ SANITIZER=$@ tests
+	+$(Q)$(MAKE) --no-print-directory O=$(O)/$@ SANITIZER=$@ suite
+
+MINUTES ?= 60
+## soak: one long test; MINUTES=60
+soak: tests
+	$(Q)MINUTES=$(MINUTES) $(O)/selftests/soak
+
+## lint: format, include direction, licences, symbols, headers, shell scripts
+lint: $(LIB) $(SHARED)
+	$(Q)CLANG_FORMAT="$(CLANG_FORMAT)" SHELLCHECK="$(SHELLCHECK)" \
+		selftests/lint.sh
+
+## format: applies clang-format
+format:
+	$(Q)CLANG_FORMAT="$(CLANG_FORMAT)" selftests/lint.sh --format
+
+## deps: installs the Debian packages that are missing
+deps: $(O)/deps
+
+$(O)/deps: Makefile | $(O)
+	@missing=; \
+	for package in $(PACKAGES); do \
+		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | \
+			grep -q 'ok installed' || missing="$$missing $$package"; \
+	done; \
+	as_root=; \
+	if test -n "$$missing" && test "$$(id -u)" != 0; then \
+		as_root=sudo; \
+		command -v sudo >/dev/null || { \
+			echo "sluice: these packages are missing:$$missing;" \
+				"install them as root" >&2; \
+			exit 1; \
+		}; \
+	fi; \
+	if test -n "$$missing"; then \
+		echo "  DEPS    $$missing"; \
+		$$as_root apt-get -qq update && \
+		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y \
+			--no-install-recommends install $$missing >$@.log || \
+			{ cat $@.log >&2; exit 1; }; \
+	fi
+	@touch $@
+
+# Installing --------------------------------------------------------------
+
+HEADERS := $(wildcard include/sluice/*.h)
+man_dir = $(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $1))
+
+## install: to PREFIX, BINDIR, LIBDIR, INCLUDEDIR, MANDIR under DESTDIR
+install: all
+	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig \
+		$(INCLUDEDIR)/sluice $(DOCDIR))
+	$(INSTALL) -m 755 $(TOOLS) $(DESTDIR)$(BINDIR)
+	$(INSTALL) -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)/sluice
+	$(INSTALL) -m 644 include/PROTOCOL.md LICENSE $(wildcard LICENSES/*) \
+		$(DESTDIR)$(DOCDIR)
+	$(INSTALL) -m 644 $(LIB) $(DESTDIR)$(LIBDIR)
+	$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)
+	cp -P $(SHARED_LINKS) $(DESTDIR)$(LIBDIR)
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' \
+		-e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
+		user/lib/libsluice.pc.in \
+		>$(DESTDIR)$(LIBDIR)/pkgconfig/libsluice.pc
+	$(foreach m,$(MAN),$(INSTALL) -D -m 644 $m \
+		$(call man_dir,$m)/$(notdir $m) &&) :
+	$(if $(DESTDIR),,-ldconfig)
+
+## uninstall: removes what install put there
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(TOOLS))) \
+		$(addprefix $(DESTDIR)$(LIBDIR)/,$(notdir $(LIB) $(SHARED) \
+		$(SHARED_LINKS)) pkgconfig/libsluice.pc) \
+		$(foreach m,$(MAN),$(call man_dir,$m)/$(notdir $m))
+	rm -rf $(DESTDIR)$(INCLUDEDIR)/sluice $(DESTDIR)$(DOCDIR)
+
+## clean: removes $(O)
+clean:
+	rm -rf $(O)
+
+## help: this list
+help:
+	@sed -n 's/^## \([a-z]*\): /\1\t/p' Makefile | \
+		while IFS="$$(printf '\t')" read -r target text; do \
+			printf '  make %-10s %s\n' "$$target" "$$text"; done
+	@echo 'O=$(O) V=1 WERROR=1 CC= CFLAGS= CPPFLAGS= LDFLAGS= DESTDIR= PREFIX='

@@ -1,0 +1,253 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+#
+# sluice-bench: every system measures every pattern and mode, the results say
+# what they should, and mistakes are found before the run. Nothing here depends
+# on how fast anything is. Limit: 120 s
+# shellcheck source=selftests/tap.sh
+. "${0%/*}/tap.sh"
+
+if test "$(nproc)" -lt 2; then
+	tap_skip_all "two processes cannot be measured on one CPU"
+fi
+mapfile -t allowed < <(python3 -c '
+import os
+print(*sorted(os.sched_getaffinity(0))[:2], sep="\n")')
+cpus=${allowed[0]},${allowed[1]}
+tmp=$(mktemp -d "$TMPDIR/bench.XXXXXX")
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 1' INT TERM HUP
+
+bench()
+{
+	timeout 60 sluice-bench --cpus "$cpus" --seconds 0.005 --runs 1 "$@"
+}
+
+# It exits with $1, and says $2 on standard error only.
+says()
+{
+	local status=0
+
+	"${@:3}" >"$tmp/out" 2>"$tmp/err" || status=$?
+	cat "$tmp/err"
+	test "$status" = "$1" && grep -qF -- "$2" "$tmp/err" &&
+		test ! -s "$tmp/out"
+}
+
+measures_all()
+{
+	bench --patterns pingpong,stream --modes spin,block --sizes 32,4K,100K \
+		--json "$tmp/json" "$@" >"$tmp/out" 2>"$tmp/err"
+	test ! -s "$tmp/err" # no terminal, no progress
+	python3 - "$tmp/json" "${2:-first}" <<-'END'
+		import itertools, json, sys
+
+		result = json.load(open(sys.argv[1]))
+		assert isinstance(result["host"], dict) and result["host"]
+		rows = result["rows"]
+		keys = [(r["system"], r["pattern"], r["mode"], r["size"])
+		        for r in rows]
+		want = itertools.product(
+		    "raw memcpy seqpacket stream pipe queued direct".split(),
+		    ["pingpong", "stream"], ["spin", "block"], [32, 4096, 102400])
+		assert sorted(keys) == sorted(want), keys
+		for row in rows:
+		    assert row["touch"] == sys.argv[2], row
+		    for name in "msgs_per_s", "bytes_per_s", "cpu_ns_per_msg":
+		        assert row[name] > 0, row
+		    times = [row[n] for n in ("p50_ns", "p99_ns", "p999_ns")]
+		    if row["pattern"] == "pingpong":
+		        assert 0 < times[0] <= times[1] <= times[2], row
+		    else:
+		        assert times == [None] * 3, row
+		    assert row["runs"] >= 1 and row["spread_pct"] >= 0, row
+		    ratio = row["bytes_per_s"] / row["msgs_per_s"] / row["size"]
+		    assert abs(ratio - 1) < 1e-3, row
+		    # Every message of the queued lane is a frame, sent or received.
+		    if row["system"] == "queued":
+		        assert row["frames_per_msg"] >= 1, row
+		    elif row["system"] != "direct":
+		        assert row["frames_per_msg"] is None, row
+	END
+}
+
+# A stream warms up with a thousand messages; the handshake takes a few frames.
+direct_sends_no_frames()
+{
+	bench --systems direct --patterns stream --sizes 32,64K \
+		--json "$tmp/json" >"$tmp/out"
+	python3 - "$tmp/json" <<-'END'
+		import json, sys
+
+		for row in json.load(open(sys.argv[1]))["rows"]:
+		    assert row["frames_per_msg"] < 0.1, row
+	END
+}
+
+too_large_for_a_packet()
+{
+	bench --systems seqpacket,direct --sizes 16M --json "$tmp/json" \
+		>"$tmp/out"
+	python3 - "$tmp/json" <<-'END'
+		import json, sys
+
+		for row in json.load(open(sys.argv[1]))["rows"]:
+		    if row["system"] == "direct":
+		        assert row["msgs_per_s"] > 0, row
+		    elif row["msgs_per_s"] is None: # depends on wmem_max
+		        assert row["p50_ns"] is None and row["reason"], row
+		        assert row["runs"] == 0, row
+	END
+}
+
+plots()
+{
+	bench --systems raw,pipe --sizes 64,1K,16K --plot "$tmp/a b'.svg" \
+		>"$tmp/out"
+	python3 - "$tmp/a b'.svg" <<-'END'
+		import sys, xml.etree.ElementTree as tree
+
+		svg = tree.parse(sys.argv[1]).getroot()
+		assert svg.tag.endswith("svg"), svg.tag
+		text = "".join(svg.itertext())
+		for word in "raw", "pipe", "16 KiB", "Half round trip", "stream":
+		    assert word in text, word
+	END
+}
+
+plots_only_with_gnuplot()
+{
+	local bench
+
+	bench=$(command -v sluice-bench)
+	says 2 gnuplot env PATH="$tmp" "$bench" --cpus "$cpus" \
+		--plot "$tmp/no.svg"
+	test ! -e "$tmp/no.svg"
+}
+
+lists()
+{
+	sluice-bench --list >"$tmp/out"
+	test "$(cut -d' ' -f1 "$tmp/out" | xargs)" = \
+		"raw memcpy seqpacket stream pipe queued direct"
+	# one line with words for each
+	test "$(grep -cE '^[a-z]+ +[^ ]+ [^ ]+' "$tmp/out")" = 7
+}
+
+helps()
+{
+	local option
+
+	sluice-bench --help >"$tmp/out"
+	for option in systems sizes patterns modes touch cpus seconds runs \
+		json plot list help; do
+		grep -q -- "--$option\b" "$tmp/out"
+	done
+}
+
+keeps_old_results()
+{
+	echo old >"$tmp/old"
+	says 2 "no system" bench --json "$tmp/old" --systems raw,nonsense
+	says 2 nowhere bench --json "$tmp/old" --plot "$tmp/nowhere/x.svg"
+	test "$(cat "$tmp/old")" = old
+	says 2 nowhere bench --json "$tmp/new" --plot "$tmp/nowhere/x.svg"
+	test ! -e "$tmp/new"
+}
+
+# Starts a run of $1 seconds; sets pid, and sides to its two processes.
+start()
+{
+	timeout 60 sluice-bench --cpus "$cpus" --seconds "$1" --systems direct \
+		--modes block --patterns pingpong --sizes 32 --json "$tmp/dead" \
+		>"$tmp/out" 2>"$tmp/err" &
+	pid=$!
+	for ((i = 0; i < 500; i++)); do
+		mapfile -t sides < <(pgrep -P "$(pgrep -P "$pid")" 2>/dev/null)
+		test ${#sides[@]} = 2 && return
+		sleep 0.01
+	done
+	echo "its processes did not start"
+	return 1
+}
+
+# The run fails, says $1, and leaves no process and no file.
+ends_with()
+{
+	local status=0 side
+
+	wait "$pid" || status=$?
+	cat "$tmp/err"
+	test "$status" = 1
+	grep -qF -- "$1" "$tmp/err"
+	test ! -e "$tmp/dead"
+	for side in "${sides[@]}"; do
+		test ! -e "/proc/$side"
+	done
+}
+
+notices_death()
+{
+	start 50
+	sleep 0.2
+	kill -KILL "${sides[1]}"
+	ends_with 'process 1 died'
+}
+
+notices_hang()
+{
+	start 3
+	sleep 0.2
+	kill -STOP "${sides[0]}"
+	ends_with 'killed'
+}
+
+tap_case 'every system, pattern and mode; first line touched' measures_all
+tap_case 'the same, every byte touched' measures_all --touch all
+tap_case 'the direct lane sends no frames' direct_sends_no_frames
+tap_case 'what a socket cannot carry is no error' too_large_for_a_packet
+tap_case 'plots' plots
+tap_case '--plot without gnuplot' plots_only_with_gnuplot
+tap_case '--list' lists
+tap_case '--help' helps
+tap_case 'files that are there survive a mistake' keeps_old_results
+tap_case 'a side that dies ends the run' notices_death
+tap_case 'a side that hangs is killed' notices_hang
+
+mistake()
+{
+	tap_case "mistake: ${*:2}" says 2 "$1" bench "${@:2}"
+}
+
+mistake 'no system "udp"' --systems raw,udp
+mistake 'empty word' --systems ''
+mistake 'given twice' --systems raw,raw
+mistake 'bad size "x"' --sizes 64,x
+mistake 'bad size "4Q"' --sizes 4Q
+mistake 'bad size "4KB"' --sizes 4KB
+mistake 'bad size "-64"' --sizes -64
+mistake 'size "0"' --sizes 0
+mistake 'size "31"' --sizes 31
+mistake 'size "17M"' --sizes 17M
+mistake 'size "18014398509481984K"' --sizes 18014398509481984K
+mistake 'empty word' --sizes 64,,128
+mistake 'no pattern "pong"' --patterns pong
+mistake 'no mode "sleep"' --modes spin,sleep
+mistake 'no touch "none"' --touch none
+mistake 'no CPU 1023' --cpus 0,1023
+mistake 'no CPU 99999999' --cpus 99999999,0
+mistake 'given twice' --cpus 0,0
+mistake 'bad CPUs "0"' --cpus 0
+mistake 'bad CPUs "0,1,2"' --cpus 0,1,2
+mistake 'bad seconds "0"' --seconds 0
+mistake 'bad seconds "nan"' --seconds nan
+mistake 'bad seconds "1s"' --seconds 1s
+mistake 'bad runs "0"' --runs 0
+mistake 'bad runs "2.5"' --runs 2.5
+mistake 'Is a directory' --json /
+mistake 'No such file' --json /nonexistent/x
+mistake 'No such file' --plot /nonexistent/x.svg
+mistake 'unrecognized option' --nonsense
+mistake 'requires an argument' --json
+mistake 'what is "32"' 32
+tap_done

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/*
+ * queued, direct: libsluice. Up to 32 bytes go inline; more is written in place
+ * into a loaned buffer, and read in place from the peer's pool.
+ */
+#include "loop.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include <sluice/sluice.h>
+
+/* Time for the handshake of two processes on one machine. */
+#define START_NS 5000000000ll
+
+static struct sluice_conn *conn;
+static struct sluice_buf *loan;
+static struct sluice_msg msg;
+static uint64_t small[SLUICE_INLINE_MAX / 8];
+
+static int lanes_prepare(const struct bench_case *c,
+			 struct bench_channel *channel, char reason[BENCH_TEXT])
+{
+	int fds[2], i;
+
+	(void)c;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds)) {
+		i = -errno;
+		snprintf(reason, BENCH_TEXT, "socketpair: %s", strerror(errno));
+		return i;
+	}
+	for (i = 0; i < 2; i++)
+		channel->in[i] = channel->out[i] = fds[i];
+	return 0;
+}
+
+static int lanes_failed(struct bench_side *side, const char *what, int error)
+{
+	struct sluice_conn_info info = { .error_text = "" };
+
+	if (conn)
+		sluice_conn_info(conn, &info);
+	return side_fail(side, "%s: %s%s%s", what,
+			 error ? strerror(-error) : "end of stream",
+			 *info.error_text ? ": " : "", info.error_text);
+}
+
+/* The lane must be the one that is to be measured, or nothing is. */
+static int lane_check(struct bench_side *side, uint32_t lane, bool rx)
+{
+	struct sluice_conn_info info;
+	uint32_t is, reason;
+
+	sluice_conn_info(conn, &info);
+	is = rx ? info.rx_lane : info.tx_lane;
+	reason = rx ? info.rx_reason : info.tx_reason;
+	if (is == lane)
+		return 0;
+	return side_fail(side, "%s lane is %s, not %s: %s",
+			 rx ? "receiving" : "sending", sluice_lane_name(is),
+			 sluice_lane_name(lane), sluice_reason_text(reason));
+}
+
+static int lanes_open(struct bench_side *side, uint32_t lane)
+{
+	struct sluice_options options = {
+		.size = sizeof(options),
+		.flags = SLUICE_F_AWARE,
+		.spin_ns = side->block ? 0 : SLUICE_SPIN_FOREVER,
+		.no_spin = side->block,
+	};
+	const uint64_t end = clock_ns(CLOCK_MONOTONIC) + START_NS;
+	struct sluice_conn_info info;
+	int ret;
+
+	if (lane == SLUICE_LANE_QUEUED)
+		options.flags |= SLUICE_F_NO_DIRECT;
+	ret = sluice_conn_from_fd(&conn, side->channel->in[side->index],
+				  &options);
+	if (ret)
+		return lanes_failed(side, "sluice_conn_from_fd", ret);
+	do {
+		ret = sluice_recv(conn, &msg);
+		if (ret != -EAGAIN)
+			return lanes_failed(side, "handshake", ret);
+		if (clock_ns(CLOCK_MONOTONIC) > end)
+			return lanes_failed(side, "handshake", -ETIMEDOUT);
+		sched_yield();
+		sluice_conn_info(conn, &info);
+	} while (info.tx_reason == SLUICE_REASON_UNDECIDED ||
+		 info.tx_reason == SLUICE_REASON_STARTING);
+	return lane_check(side, lane, false);
+}
+
+static int lanes_close(struct bench_side *side, uint32_t lane)
+{
+	const bool stream = side->c->pattern == PATTERN_STREAM;
+	struct sluice_conn_info info;
+
+	if (!(stream && side->index) && lane_check(side, lane, false))
+		return -1;
+	if (!(stream && !side->index) && lane_check(side, lane, true))
+		return -1;
+	sluice_conn_info(conn, &info);
+	side->result->frames = info.frames_sent + info.frames_received;
+	sluice_conn_close(conn);
+	return 0;
+}
+
+/* After -EAGAIN: until there is room. */
+static int room(struct bench_side *side)
+{
+	int ret = sluice_wait(conn, SLUICE_SEND, -1);
+
+	return ret < 0 && ret != -EINTR ?
+		       lanes_failed(side, "sluice_wait", ret) :
+		       0;
+}
+
+static inline void *lanes_begin(struct bench_side *side)
+{
+	int ret;
+
+	if (side->size <= SLUICE_INLINE_MAX)
+		return small;
+	while ((ret = sluice_loan(conn, side->size, &loan)) == -EAGAIN) {
+		if (room(side))
+			return NULL;
+	}
+	if (!ret)
+		return loan->data;
+	lanes_failed(side, "sluice_loan", ret);
+	return NULL;
+}
+
+static inline int lanes_send(struct bench_side *side)
+{
+	int ret;
+
+	for (;;) {
+		ret = side->size <= SLUICE_INLINE_MAX ?
+			      sluice_send(conn, small, side->size, 0, 0) :
+			      sluice_send_buf(conn, loan, (uint32_t)side->size,
+					      0, 0);
+		if (__builtin_expect(!ret, 1))
+			return 0;
+		if (ret != -EAGAIN)
+			return lanes_failed(side, "sending", ret);
+		if (room(side))
+			return -1;
+	}
+}
+
+static inline const void *lanes_take(struct bench_side *side)
+{
+	int ret;
+
+	while ((ret = sluice_recv_wait(conn, &msg, -1)) == -EINTR)
+		;
+	if (__builtin_expect(ret == 1 && msg.len == side->size, 1))
+		return sluice_msg_data(&msg);
+	if (ret == 1)
+		side_fail(side, "%u bytes came, not %zu", msg.len, side->size);
+	else
+		lanes_failed(side, "receiving", ret);
+	return NULL;
+}
+
+static inline int lanes_done(struct bench_side *side)
+{
+	int ret = sluice_release(conn, &msg);
+
+	return ret ? lanes_failed(side, "sluice_release", ret) : 0;
+}
+
+static int lanes_run(struct bench_side *side)
+{
+	static const struct loop_ops ops = {
+		.begin = lanes_begin,
+		.send = lanes_send,
+		.take = lanes_take,
+		.done = lanes_done,
+	};
+
+	return loop_run(side, ops);
+}
+
+static int queued_open(struct bench_side *side)
+{
+	return lanes_open(side, SLUICE_LANE_QUEUED);
+}
+
+static int queued_close(struct bench_side *side)
+{
+	return lanes_close(side, SLUICE_LANE_QUEUED);
+}
+
+static int direct_open(struct bench_side *side)
+{
+	return lanes_open(side, SLUICE_LANE_DIRECT);
+}
+
+static int direct_close(struct bench_side *side)
+{
+	return lanes_close(side, SLUICE_LANE_DIRECT);
+}
+
+const struct bench_system bench_queued = {
+	.name = "queued",
+	.what = "sluice, queued lane: slots in socket messages, one per send; "
+		"no copy",
+	.frames = true,
+	.prepare = lanes_prepare,
+	.open = queued_open,
+	.run = lanes_run,
+	.close = queued_close,
+};
+
+const struct bench_system bench_direct = {
+	.name = "direct",
+	.what = "sluice, direct lane: slots in a ring in shared memory; no copy, "
+		"no system call",
+	.frames = true,
+	.prepare = lanes_prepare,
+	.open = direct_open,
+	.run = lanes_run,
+	.close = direct_close,
+};
