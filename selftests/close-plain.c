@@ -52,7 +52,8 @@ static void raw_send(int raw)
 
 	for (int i = 0; i < 20; i++) {
 		content_fill(data, len_of(i), i, 0);
-		CHECK_EQ(send(raw, data, len_of(i), MSG_DONTWAIT | MSG_NOSIGNAL),
+		CHECK_EQ(send(raw, data, len_of(i),
+			      MSG_DONTWAIT | MSG_NOSIGNAL),
 			 len_of(i));
 	}
 }

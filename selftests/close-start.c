@@ -310,7 +310,10 @@ static const struct raw {
 	{ "nothing", NULL, 0, -EPROTONOSUPPORT },
 	{ "plain_message", "hello", 5, -EPROTONOSUPPORT },
 	{ "empty_message", "", 0, -EPROTONOSUPPORT },
-	{ "half_a_hello", "\1\0\0\0\100\0\0\0" "1SLI\1", 13, -EPROTONOSUPPORT },
+	{ "half_a_hello",
+	  "\1\0\0\0\100\0\0\0"
+	  "1SLI\1",
+	  13, -EPROTONOSUPPORT },
 	{ "bye", "\11\0\0\0\0\0\0\0", 8, -EPROTONOSUPPORT },
 };
 

@@ -53,8 +53,8 @@ static void drain(const struct lane *lane, const struct form_row *form,
 	life_pair(conn, lane);
 	while (tx.next < 50)
 		CHECK_EQ(life_send(conn[0], &tx, form->form,
-				   tx.next >= 50 - batch ?
-					   SLUICE_SEND_F_BATCH : 0),
+				   tx.next >= 50 - batch ? SLUICE_SEND_F_BATCH :
+							   0),
 			 0);
 	sluice_conn_close(conn[0]);
 	CHECK_EQ(life_drain(conn[1], &rx, &holds), 0);
@@ -238,7 +238,8 @@ TAP_EACH(close_when_full, lane, lanes)
 /* But not for ever, and what is lost then is no orderly end. */
 TAP_TEST(close_when_stuck)
 {
-	static const struct lane frames = { "frames", SLUICE_F_NO_DIRECT, true };
+	static const struct lane frames = { "frames", SLUICE_F_NO_DIRECT,
+					    true };
 	struct stream tx = { .key = tap_random(), .max_len = 32 }, rx = tx;
 	struct sluice_conn *conn[2];
 	int64_t start;
@@ -284,8 +285,8 @@ static void go_together(struct sluice_conn *conn, struct meeting *m, int round)
 
 TAP_EACH(close_together, lane, lanes)
 {
-	struct sluice_options options = ENDS_OPTIONS(.flags = lane->flags |
-							      SLUICE_F_AWARE);
+	struct sluice_options options =
+		ENDS_OPTIONS(.flags = lane->flags | SLUICE_F_AWARE);
 	struct meeting *m = life_shared();
 	struct sluice_conn *conn;
 	int fds[2 * 60];

@@ -213,9 +213,10 @@ TAP_TEST(child_has_no_pool)
 
 	all_new(&all, &direct);
 	for (int i = 0; i < 3; i++) {
-		volatile uint8_t *at = i == 2 ?
-			(uint8_t *)(uintptr_t)sluice_msg_data(&all.view) :
-			all.buf->data;
+		volatile uint8_t *at =
+			i == 2 ? (uint8_t *)(uintptr_t)sluice_msg_data(
+					 &all.view) :
+				 all.buf->data;
 		int status;
 		pid_t pid;
 

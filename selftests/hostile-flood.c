@@ -11,7 +11,7 @@
 
 #define MS 1000000ll
 /* Time that anything but a wedge takes. */
-#define PROMPT (2000 * MS * tap_slow)
+#define PROMPT (10000 * MS * tap_slow)
 
 static void start(struct world *world, const struct sluice_options *options,
 		  uint64_t features)

@@ -20,7 +20,6 @@
 
 #define ROUNDS 125
 #define WARM_UP 20
-#define BURST 32
 
 enum lane_use { DIRECT, QUEUED, FRAMES, SWITCHING };
 
@@ -30,11 +29,13 @@ static const struct setting {
 	bool serves; /* the survivor is the server */
 	bool spins;
 } settings[] = {
-#define SETTINGS(name, lane)                      \
-	{ name "_server_sleeps", lane, true, false },  \
-	{ name "_server_spins", lane, true, true },    \
-	{ name "_client_sleeps", lane, false, false }, \
-	{ name "_client_spins", lane, false, true }
+#define SETTINGS(name, lane)                                   \
+	{ name "_server_sleeps", lane, true, false },          \
+		{ name "_server_spins", lane, true, true },    \
+		{ name "_client_sleeps", lane, false, false }, \
+	{                                                      \
+		name "_client_spins", lane, false, true        \
+	}
 	SETTINGS("direct", DIRECT),
 	SETTINGS("queued", QUEUED),
 	SETTINGS("frames", FRAMES),
@@ -52,61 +53,26 @@ struct shared {
 /* Of a survivor that serves; else every victim has a name of its own. */
 static char listener_name[64];
 
-struct side {
-	const struct setting *setting;
-	struct stream tx, rx;
-	struct holds holds;
-	bool sends;
-	_Atomic uint64_t *sent, *received;
-};
-
 static struct sluice_options options_of(const struct setting *setting)
 {
-	return ENDS_OPTIONS(
-			.flags = setting->lane == FRAMES ? SLUICE_F_NO_DIRECT : 0,
-			.ring_slots = 64, .hold_limit = 64,
-			.spin_ns = setting->spins ? SLUICE_SPIN_FOREVER : 0,
-			.no_spin = !setting->spins,
-			/* a stream has tags, which plain messages lose */
-			.aware_timeout_ns = -1);
+	return ENDS_OPTIONS(.flags = setting->lane == FRAMES ?
+					     SLUICE_F_NO_DIRECT :
+					     0,
+			    .ring_slots = 64, .hold_limit = 64,
+			    .spin_ns = setting->spins ? SLUICE_SPIN_FOREVER : 0,
+			    .no_spin = !setting->spins,
+			    /* a stream has tags, which plain messages lose */
+			    .aware_timeout_ns = -1);
 }
 
-static int receive_some(struct sluice_conn *conn, struct side *side)
-{
-	uint64_t count = tap_random_below(BURST);
-	int r = 1;
-
-	while (r == 1 && count--)
-		r = life_recv(conn, &side->rx, &side->holds);
-	if (side->received)
-		atomic_store(side->received, side->rx.next);
-	return r;
-}
-
-/* Counts only what is out for certain: a batch may still be on its way. */
-static int send_some(struct sluice_conn *conn, struct side *side)
-{
-	uint64_t count = tap_random_below(BURST);
-	bool batch = tap_random() & 1;
-	int r = 0;
-
-	while (!r && count--) {
-		r = life_send(conn, &side->tx, FORM_MIXED,
-			      batch && count ? SLUICE_SEND_F_BATCH : 0);
-		if (!r && side->sent && !(batch && count))
-			atomic_store(side->sent, side->tx.next);
-	}
-	return r;
-}
-
-static void choose_lane(struct sluice_conn *conn, const struct side *side)
+static void choose_lane(struct sluice_conn *conn, enum lane_use use)
 {
 	uint32_t lane = SLUICE_LANE_QUEUED;
 	int r;
 
-	if (side->setting->lane == DIRECT || side->setting->lane == FRAMES)
+	if (use == DIRECT || use == FRAMES)
 		return;
-	if (side->setting->lane == SWITCHING) {
+	if (use == SWITCHING) {
 		if (tap_random_below(4))
 			return;
 		lane += tap_random() & 1;
@@ -118,31 +84,31 @@ static void choose_lane(struct sluice_conn *conn, const struct side *side)
 }
 
 /* Streams both ways until the peer's stream ends; returns how. */
-static int pump(struct sluice_conn *conn, struct side *side)
+static int pump(struct sluice_conn *conn, struct side *side, enum lane_use use,
+		_Atomic uint64_t *received)
 {
 	uint32_t what;
 	int r;
 
 	for (;;) {
 		what = 0;
-		r = receive_some(conn, side);
+		r = life_receive_some(conn, side);
+		if (received)
+			*received = side->rx.next;
 		if (r == -EAGAIN)
 			what |= SLUICE_RECV;
 		else if (r != 1)
 			return r;
-		choose_lane(conn, side);
-		r = side->sends ? send_some(conn, side) : -EAGAIN;
-		if (r == -EPIPE)
-			side->sends = false;
-		else if (r == -EAGAIN)
+		choose_lane(conn, use);
+		r = life_send_some(conn, side);
+		if (r == -EAGAIN)
 			what |= SLUICE_SEND;
-		else
-			CHECK_OK(r);
-		if (what != (SLUICE_RECV | SLUICE_SEND))
+		else if (r == -EPIPE)
+			side->tx_end = 0;
+		else if (CHECK_OK(r))
 			continue;
-		if (!side->sends)
-			what = SLUICE_RECV;
-		CHECK_OK(sluice_wait(conn, what, -1));
+		if (what & SLUICE_RECV)
+			CHECK_OK(sluice_wait(conn, what, -1));
 	}
 }
 
@@ -160,21 +126,23 @@ static void die_after(int64_t ns)
 	CHECK_SYS(timer_settime(timer, 0, &when, NULL));
 }
 
-static void victim(struct side *side, const char *name)
+static void victim(const struct setting *setting, struct side *side,
+		   struct shared *shared, const char *name)
 {
-	struct sluice_options options = options_of(side->setting);
+	struct sluice_options options = options_of(setting);
 	struct sluice_listener *listener;
 	struct sluice_conn *conn;
 	int64_t delay = tap_random_below(4) ? 6000000 : 600000;
 
 	die_after((int64_t)tap_random_below(delay * tap_slow));
-	if (side->setting->serves) {
+	if (setting->serves) {
 		CHECK_OK(sluice_connect(&conn, name, &options));
 	} else {
 		CHECK_OK(sluice_listen(&listener, name, &options));
 		CHECK_OK(sluice_accept(listener, &conn, -1));
 	}
-	TAP_FAIL("the survivor's stream ended: %d", pump(conn, side));
+	TAP_FAIL("the survivor's stream ended: %d",
+		 pump(conn, side, setting->lane, &shared->received));
 }
 
 static bool is_dead(pid_t pid)
@@ -234,17 +202,16 @@ static uint32_t buffers_in(const struct holds *holds)
 
 /* One victim. Returns how many messages of it arrived. */
 static uint64_t run_round(const struct setting *setting,
-			  struct sluice_listener *listener, struct shared *shared,
-			  uint64_t number)
+			  struct sluice_listener *listener,
+			  struct shared *shared, uint64_t number)
 {
 	uint64_t keys[2] = { tap_random(), tap_random() };
 	uint64_t directions = 1 + tap_random_below(3);
 	struct side side = {
-		.setting = setting,
 		.tx = { .key = keys[0], .max_len = 30000 },
 		.rx = { .key = keys[1], .max_len = 30000 },
 		.holds.limit = (uint32_t)tap_random_below(50),
-		.sends = directions & 1,
+		.tx_end = directions & 1 ? UINT64_MAX : 0,
 	};
 	const char *name = life_name();
 	struct sluice_buf *kept = NULL;
@@ -261,10 +228,9 @@ static uint64_t run_round(const struct setting *setting,
 		tap_random_stream(number + 1);
 		side.tx = side.rx;
 		side.rx = tx;
-		side.sends = directions & 2;
+		side.tx_end = directions & 2 ? UINT64_MAX : 0;
 		side.sent = &shared->sent;
-		side.received = &shared->received;
-		victim(&side, listener ? listener_name : name);
+		victim(setting, &side, shared, listener ? listener_name : name);
 	}
 	conn = meet(setting, listener, name, pid);
 	if (!conn) {
@@ -274,7 +240,7 @@ static uint64_t run_round(const struct setting *setting,
 		return 0;
 	}
 	CHECK_OK(sluice_loan(conn, 5000, &kept));
-	end = pump(conn, &side);
+	end = pump(conn, &side, setting->lane, NULL);
 	status = tap_reap(pid);
 	CHECK(WIFSIGNALED(status));
 	CHECK_EQ(WTERMSIG(status), SIGKILL);

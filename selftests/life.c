@@ -52,9 +52,9 @@ static int send_scattered(struct sluice_conn *conn, struct sluice_buf *buf,
 
 		parts[i].buf = buf;
 		parts[i].offset = at;
-		parts[i].len = i + 1 == count ? left :
-						(key >> (8 + i * 8)) %
-							(left + 1ull);
+		parts[i].len = i + 1 == count ?
+				       left :
+				       (key >> (8 + i * 8)) % (left + 1ull);
 		at += parts[i].len;
 		if (i)
 			sluice_buf_ref(buf);
@@ -142,6 +142,39 @@ int life_drain(struct sluice_conn *conn, struct stream *rx, struct holds *holds)
 		else if (r != 1)
 			return r;
 	}
+}
+
+int life_receive_some(struct sluice_conn *conn, struct side *side)
+{
+	uint64_t count = tap_random_below(LIFE_BURST);
+	int r = 1;
+
+	while (r == 1 && count--)
+		r = life_recv(conn, &side->rx, &side->holds);
+	return r;
+}
+
+int life_send_some(struct sluice_conn *conn, struct side *side)
+{
+	uint64_t count = tap_random_below(LIFE_BURST);
+	bool batch = tap_random() & 1;
+	uint64_t left;
+	int r;
+
+	if (side->tx.next >= side->tx_end)
+		return 0;
+	left = side->tx_end - side->tx.next;
+	for (count = count < left ? count : left; count--;) {
+		bool more = batch && count;
+
+		r = life_send(conn, &side->tx, FORM_MIXED,
+			      more ? SLUICE_SEND_F_BATCH : 0);
+		if (r)
+			return r;
+		if (side->sent && !more)
+			*side->sent = side->tx.next;
+	}
+	return 1;
 }
 
 uint32_t life_used(struct sluice_conn *conn)

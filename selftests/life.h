@@ -16,12 +16,12 @@ struct lane {
 	bool queued; /* by choice */
 };
 
-#define LIFE_LANES                                                   \
-	{                                                            \
-		{ "direct", 0, false }, { "queued", 0, true },       \
-		{                                                    \
-			"frames", SLUICE_F_NO_DIRECT, true           \
-		} /* and releases by frame */                        \
+#define LIFE_LANES                                             \
+	{                                                      \
+		{ "direct", 0, false }, { "queued", 0, true }, \
+		{                                              \
+			"frames", SLUICE_F_NO_DIRECT, true     \
+		} /* and releases by frame */                  \
 	}
 
 /* ends_pair() in that lane, both ways. */
@@ -49,11 +49,29 @@ void life_send_all(struct sluice_conn *conn, struct stream *tx, uint64_t end,
  * Receives, checks and holds the next message or part as stream_recv(), but
  * returns what sluice_recv() does, the ends of the stream included.
  */
-int life_recv(struct sluice_conn *conn, struct stream *rx,
-	      struct holds *holds);
+int life_recv(struct sluice_conn *conn, struct stream *rx, struct holds *holds);
 /* life_recv() up to the end of the stream, waiting; returns that: 0 or -errno. */
 int life_drain(struct sluice_conn *conn, struct stream *rx,
 	       struct holds *holds);
+
+/* What one end of a connection sends and expects, and how far it is. */
+struct side {
+	struct stream tx, rx;
+	uint64_t tx_end; /* sends up to that message */
+	struct holds holds;
+	/* Where it counts what it has sent, each time after it did; or NULL. */
+	_Atomic uint64_t *sent;
+};
+
+/*
+ * Bursts of up to LIFE_BURST: 1, or 0 if a send had nothing left to do, or what
+ * sluice_recv() or the send returned. Sends are batches at times: what is
+ * counted is only what has left this process for certain.
+ */
+#define LIFE_BURST 32
+
+int life_receive_some(struct sluice_conn *conn, struct side *side);
+int life_send_some(struct sluice_conn *conn, struct side *side);
 
 /* Buffers of the conn's pool that are lent or in flight, after a harvest. */
 uint32_t life_used(struct sluice_conn *conn);

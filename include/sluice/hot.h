@@ -92,12 +92,13 @@ SLUICE_INLINE int sluice_loan(struct sluice_conn *conn, size_t size,
 			      struct sluice_buf **buf)
 {
 	struct sluice_pool *pool = conn->pool;
-	unsigned int class_index;
+	unsigned int log2, class_index;
 	struct sluice_buf *b;
 
 	if (sluice__likely(pool && size <= UINT32_MAX)) {
-		class_index = pool->class_of[size > 1 ?
-			64 - (unsigned int)__builtin_clzll(size - 1) : 0];
+		log2 = size > 1 ? 64 - (unsigned int)__builtin_clzll(size - 1) :
+				  0;
+		class_index = pool->class_of[log2];
 		while (class_index < pool->class_count &&
 		       pool->class_size[class_index] < size)
 			class_index++;
@@ -192,6 +193,7 @@ SLUICE_INLINE int sluice_send_buf(struct sluice_conn *conn,
 				  uint64_t tag, uint32_t flags)
 {
 	uint32_t position = conn->tx_position;
+	uint64_t known = conn->tx_announced[buf->segment / 64];
 	struct sluice_slot *slot;
 	uint32_t id;
 
@@ -199,8 +201,7 @@ SLUICE_INLINE int sluice_send_buf(struct sluice_conn *conn,
 			    conn->tx_id_count && buf->pool == conn->pool &&
 			    len <= buf->capacity &&
 			    !(flags & ~SLUICE_SEND_F_BATCH) &&
-			    (conn->tx_announced[buf->segment / 64] >>
-				     (buf->segment % 64) & 1)))
+			    known >> buf->segment % 64 & 1))
 		return sluice_send_buf_slow(conn, buf, len, tag, flags);
 	id = conn->tx_ids[--conn->tx_id_count];
 	conn->tx_out[id] = buf;
@@ -340,8 +341,7 @@ SLUICE_INLINE int sluice_release(struct sluice_conn *conn,
 
 	if (msg->kind == SLUICE_SLOT_INLINE)
 		return 0;
-	if (!sluice__likely(conn->releases &&
-			    msg->kind == SLUICE_SLOT_BUFFER &&
+	if (!sluice__likely(conn->releases && msg->kind == SLUICE_SLOT_BUFFER &&
 			    msg->id < conn->rx_hold_limit &&
 			    conn->rx_held[msg->id]))
 		return sluice_release_slow(conn, msg);

@@ -208,6 +208,7 @@ struct sluice_options {
 SLUICE_API int sluice_listen(struct sluice_listener **listener,
 			     const char *name,
 			     const struct sluice_options *options);
+/* Readable when there is a client to accept; O_NONBLOCK. */
 SLUICE_API int sluice_listener_fd(const struct sluice_listener *listener);
 /* Closes the socket and unlinks its path. */
 SLUICE_API void sluice_listener_close(struct sluice_listener *listener);
@@ -280,7 +281,7 @@ struct sluice_conn_info {
 	uid_t peer_uid;
 	gid_t peer_gid;
 	int error; /* 0, or the -errno that ended the connection */
-	const char *error_text; /* in words, "" without; lives as long as the conn */
+	const char *error_text; /* the same in words, or ""; the conn's */
 	uint32_t out_buffers; /* sent, not yet released by the peer */
 	uint32_t held_buffers; /* received, not yet released here */
 	uint64_t mapped_bytes; /* of the peer's segments */
@@ -310,7 +311,8 @@ SLUICE_API void sluice_map_limit_set(uint64_t bytes);
 
 /* Sending ----------------------------------------------------------------- */
 
-#define SLUICE_SEND_F_BATCH 0x1u /* more follows at once: end with a send without, or flush */
+/* More follows at once; ends with a send without it, or sluice_flush(). */
+#define SLUICE_SEND_F_BATCH 0x1u
 
 /* One part of a scatter list. */
 struct sluice_part {
@@ -420,7 +422,8 @@ SLUICE_INLINE int sluice_release(struct sluice_conn *conn,
 /* Waiting ----------------------------------------------------------------- */
 
 #define SLUICE_RECV 0x1u /* a message, end of stream or error is there */
-#define SLUICE_SEND 0x2u /* what the last -EAGAIN of a send or loan lacked is there */
+/* What the last -EAGAIN of a send or loan lacked is there. */
+#define SLUICE_SEND 0x2u
 
 /*
  * Waits for any of `what`: spins up to spin_ns, then sleeps. Returns what is

@@ -19,7 +19,7 @@
 #endif
 
 #define SLUICE_MAJOR 1 /* peers with another major do not talk */
-#define SLUICE_MINOR 0 /* the lower of both counts; behaviour hangs on features */
+#define SLUICE_MINOR 0 /* the lower counts; behaviour hangs on features */
 
 /*
  * An aware client binds its socket, before it connects, to the abstract name
@@ -34,10 +34,10 @@
 
 #define SLUICE_INLINE_MAX 32 /* bytes of payload a slot holds itself */
 
-#define SLUICE_SLOT_INLINE 1  /* payload is inline_data */
-#define SLUICE_SLOT_BUFFER 2  /* payload lies in one of the sender's segments */
+#define SLUICE_SLOT_INLINE 1 /* payload is inline_data */
+#define SLUICE_SLOT_BUFFER 2 /* payload lies in one of the sender's segments */
 #define SLUICE_SLOT_LANDING 3 /* payload lies in the receiver's landing pool */
-#define SLUICE_SLOT_SWITCH 4  /* in a ring only: the direct lane ends here */
+#define SLUICE_SLOT_SWITCH 4 /* in a ring only: the direct lane ends here */
 
 #define SLUICE_SLOT_F_MORE 0x01 /* the next slot continues this message */
 
@@ -126,7 +126,7 @@ struct sluice_link {
 #define SLUICE_FRAME_ERROR 10 /* [0] value = errno; count bytes of text */
 
 #define SLUICE_FRAME_F_ACK 0x01 /* SEGMENT_DEL: the answer to one */
-#define SLUICE_FRAME_F_IGNORABLE 0x80 /* skip this frame if its type is unknown */
+#define SLUICE_FRAME_F_IGNORABLE 0x80 /* skip it if its type is unknown */
 
 #define SLUICE_FRAME_SLOTS_MAX 64 /* slots in a DATA frame */
 #define SLUICE_FRAME_IDS_MAX 1024 /* ids in a RELEASE frame */

@@ -14,9 +14,9 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Four words at a time: compilers make vector instructions of it. */
-typedef uint64_t touch_words
-	__attribute__((vector_size(32), aligned(8), may_alias));
+/* Two words, a vector register of any 64-bit CPU. */
+typedef uint64_t touch_pair
+	__attribute__((vector_size(16), aligned(8), may_alias));
 
 /* From here on memset(), which is what large fills mostly are. */
 #define TOUCH_MEMSET 256
@@ -31,14 +31,10 @@ static inline uint64_t touch_pattern(uint64_t word)
 	return 0x0101010101010101 * touch_byte(word);
 }
 
-/*
- * len is 32 at least. Short payloads are written once only: a store over another
- * would delay the library's copy of it.
- */
+/* Short payloads are written word by word, as the fields of a struct are. */
 static inline void touch_write(void *data, size_t len, uint64_t word)
 {
 	const uint64_t one = touch_pattern(word);
-	touch_words words = { word, one, one, one };
 	uint8_t *p = data, *end = p + len;
 
 	if (len >= TOUCH_MEMSET) {
@@ -46,11 +42,8 @@ static inline void touch_write(void *data, size_t len, uint64_t word)
 		memcpy(data, &word, 8);
 		return;
 	}
-	*(touch_words *)p = words;
-	words[0] = one;
-	for (p += 32; end - p >= 32; p += 32)
-		*(touch_words *)p = words;
-	for (; end - p >= 8; p += 8)
+	memcpy(p, &word, 8);
+	for (p += 8; end - p >= 8; p += 8)
 		memcpy(p, &one, 8);
 	memcpy(p, &one, (size_t)(end - p));
 }
@@ -66,25 +59,28 @@ static inline uint64_t touch_word(const void *data)
 
 static inline bool touch_check(const void *data, size_t len, uint64_t word)
 {
-	touch_words sum = { 0 }, sum2 = { 0 };
 	const uint8_t *p = data, *end = p + len;
+	touch_pair sums[4] = { { 0 } };
 	uint64_t total = 0, part, want;
 
-	for (; end - p >= 64; p += 64) {
-		sum += *(const touch_words *)p;
-		sum2 += *(const touch_words *)(p + 32);
+	for (; end - p >= 128; p += 64) {
+		sums[0] += *(const touch_pair *)p;
+		sums[1] += *(const touch_pair *)(p + 16);
+		sums[2] += *(const touch_pair *)(p + 32);
+		sums[3] += *(const touch_pair *)(p + 48);
 	}
-	sum += sum2;
 	for (; end - p >= 8; p += 8) {
 		memcpy(&part, p, 8);
 		total += part;
 	}
+	sums[0] += sums[1] + sums[2] + sums[3];
+	total += sums[0][0] + sums[0][1];
 	want = word + touch_pattern(word) * (len / 8 - 1);
 	for (; p != end; p++) {
 		total += *p;
 		want += touch_byte(word);
 	}
-	return total + sum[0] + sum[1] + sum[2] + sum[3] == want;
+	return total == want;
 }
 
 #endif

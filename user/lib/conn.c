@@ -384,16 +384,16 @@ void sluice_conn_info(struct sluice_conn *conn, struct sluice_conn_info *info)
 	if (core->phase == PHASE_AWARE) {
 		info->features = core->hello.features & core->peer.features;
 		info->tx_lane = core->tx_lane;
-		info->tx_reason = aware_reason(core, core->tx_lane,
-					       core->tx_chosen);
+		info->tx_reason =
+			aware_reason(core, core->tx_lane, core->tx_chosen);
 		info->rx_lane = core->rx_lane;
-		info->rx_reason = aware_reason(core, core->rx_lane,
-					       core->rx_switched);
+		info->rx_reason =
+			aware_reason(core, core->rx_lane, core->rx_switched);
 		return;
 	}
 	reason = core->flags & SLUICE_F_PLAIN ? SLUICE_REASON_SELF_PLAIN :
-		 core->phase == PHASE_PLAIN ? SLUICE_REASON_PEER_PLAIN :
-					      SLUICE_REASON_UNDECIDED;
+		 core->phase == PHASE_PLAIN   ? SLUICE_REASON_PEER_PLAIN :
+						SLUICE_REASON_UNDECIDED;
 	info->tx_lane = info->rx_lane = SLUICE_LANE_PLAIN;
 	info->tx_reason = info->rx_reason = reason;
 }

@@ -80,8 +80,7 @@ static const char *on_segment_del(struct sluice_conn *conn, struct frame *frame)
 		pool_forget(core->pool, number);
 		return NULL;
 	}
-	if (number >= conn->rx_segment_count ||
-	    !core->rx_segments[number].base)
+	if (number >= conn->rx_segment_count || !core->rx_segments[number].base)
 		return "segment to delete is unknown";
 	for (i = 0; i < conn->rx_hold_limit; i++)
 		if (conn->rx_held[i] == number + 1)
@@ -168,8 +167,8 @@ static const char *on_error(struct sluice_conn *conn, struct frame *frame)
 	char text[SLUICE_FRAME_TEXT_MAX + 64];
 	int n, i;
 
-	n = snprintf(text, sizeof(text), "peer says (%u): ",
-		     frame->header.value);
+	n = snprintf(text, sizeof(text),
+		     "peer says (%u): ", frame->header.value);
 	for (i = 0; i < frame->header.count; i++) {
 		char c = frame->text[i];
 
@@ -360,8 +359,8 @@ static int push_releases(struct sluice_conn *conn)
 		if (r)
 			return r;
 		while (n--)
-			core->rx_held[core->pending_ids
-					      [--core->pending_count]] = 0;
+			core->rx_held[core->pending_ids[--core->pending_count]] =
+				0;
 	}
 	return 0;
 }

@@ -71,8 +71,9 @@ static int hello_send(struct sluice_conn *conn, uint8_t type, uint64_t echo)
 		.magic = SLUICE_HELLO_MAGIC,
 		.major = SLUICE_MAJOR,
 		.minor = SLUICE_MINOR,
-		.features = (core->link ? SLUICE_FEAT_LINK | SLUICE_FEAT_DIRECT :
-					  0) |
+		.features = (core->link ?
+				     SLUICE_FEAT_LINK | SLUICE_FEAT_DIRECT :
+				     0) |
 			    (core->registered ? SLUICE_FEAT_MEMBARRIER : 0),
 		.cookie = core->hello.cookie ? core->hello.cookie :
 					       random_nonzero(),
@@ -143,7 +144,7 @@ static const char *hello_wrong(const struct sluice_hello *hello)
 	if (hello->segment_limit > SLUICE_SEGMENTS_MAX)
 		return "hello has a bad segment_limit";
 	if (link ? hello->link_size < sizeof(struct sluice_link) ||
-			   hello->link_size > SLUICE_LINK_SIZE_MAX :
+			    hello->link_size > SLUICE_LINK_SIZE_MAX :
 		   hello->link_size != 0)
 		return "hello has a bad link_size";
 	if (hello->features & SLUICE_FEAT_DIRECT && !link)
@@ -158,7 +159,8 @@ static const char *hello_wrong(const struct sluice_hello *hello)
 static int establish(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
-	uint32_t mine = core->options.hold_limit, theirs = core->peer.hold_limit;
+	uint32_t mine = core->options.hold_limit,
+		 theirs = core->peer.hold_limit;
 	bool forever = core->options.spin_ns == SLUICE_SPIN_FOREVER;
 	uint32_t i;
 	int r;

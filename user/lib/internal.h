@@ -57,8 +57,7 @@ static inline void list_append(struct list *head, struct list *l)
 	head->prev = l;
 }
 
-#define list_entry(l, type, field) \
-	((type *)((char *)(l) - offsetof(type, field)))
+#define list_entry(l, type, field) ((type *)((char *)(l)-offsetof(type, field)))
 #define list_for_each_safe(l, tmp, head)                           \
 	for ((l) = (head)->next, (tmp) = (l)->next; (l) != (head); \
 	     (l) = (tmp), (tmp) = (l)->next)
@@ -242,7 +241,8 @@ struct conn_core {
 	uint32_t *tx_ids;
 	struct sluice_buf **tx_out;
 	uint32_t rx_lane;
-	const struct sluice_slot *rx_ring; /* in the direct lane, also after BYE */
+	const struct sluice_slot
+		*rx_ring; /* in the direct lane, also after BYE */
 	bool rx_switched; /* once */
 	uint32_t rx_end; /* position that BYE announced */
 	struct sluice_mapped *rx_segments;
@@ -309,7 +309,8 @@ static inline struct sluice_conn *conn_of(const struct conn_core *core)
 static inline uint32_t conn_out(const struct conn_core *core)
 {
 	return core->tx_out ?
-		       core->peer.hold_limit - conn_of(core)->tx_id_count : 0;
+		       core->peer.hold_limit - conn_of(core)->tx_id_count :
+		       0;
 }
 
 static inline bool bit_get(const uint64_t *bits, uint32_t i)

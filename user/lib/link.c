@@ -57,8 +57,8 @@ int link_new(struct conn_core *core, int *fd)
 	core->tx_head = first;
 	/* Where position p starts with p + 1 - N, no entry looks ready. */
 	for (i = 0; i < slots; i++) {
-		struct sluice_slot *ring = (void *)((uint8_t *)link +
-						    link->ring_offset);
+		struct sluice_slot *ring =
+			(void *)((uint8_t *)link + link->ring_offset);
 
 		ring[(first + i) & (slots - 1)].seq = first + i + 1 - slots;
 	}

@@ -64,7 +64,9 @@ bool process_has_membarrier(void)
 	if (!state) {
 		state = syscall(SYS_membarrier,
 				MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0,
-				0) ? -1 : 1;
+				0) ?
+				-1 :
+				1;
 		atomic_store(&known, state);
 	}
 	return state > 0;

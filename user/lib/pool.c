@@ -150,8 +150,8 @@ void pool_put(struct pool *pool)
 	 */
 	pool->held = true;
 	list_for_each_safe(l, tmp, &pool->closing)
-		conn_destroy(conn_of(
-			list_entry(l, struct conn_core, pool_link)));
+		conn_destroy(
+			conn_of(list_entry(l, struct conn_core, pool_link)));
 	pool_destroy(pool);
 }
 

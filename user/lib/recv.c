@@ -190,8 +190,8 @@ static int switch_to_direct(struct sluice_conn *conn, uint32_t position)
 static struct sluice_slot ring_copy(struct sluice_conn *conn, uint32_t ahead)
 {
 	struct sluice_slot copy =
-		core_of(conn)->rx_ring[(conn->rx_position + ahead) &
-				       conn->rx_mask];
+		core_of(conn)
+			->rx_ring[(conn->rx_position + ahead) & conn->rx_mask];
 
 	/* A hostile peer may go on writing: never look at its slot again. */
 	__asm__ volatile("" : : : "memory");
@@ -256,8 +256,9 @@ static int recv_end(struct sluice_conn *conn)
 
 	if (core->bye_seen) {
 		if (core->both_link && conn->rx_position != core->rx_end)
-			return conn_fail(conn, -EPROTO,
-					 "bye announced slots that are not there");
+			return conn_fail(
+				conn, -EPROTO,
+				"bye announced slots that are not there");
 		return 0;
 	}
 	return core->eof ? -ECONNRESET : -EAGAIN;
@@ -322,10 +323,9 @@ static int recv_begin(struct sluice_conn *conn, bool *look)
 		 * Nothing was there: what comes from now on may be the HELLO.
 		 * And what follows a HELLO is frames, answered or not.
 		 */
-		if (core->hello_due ||
-		    (!r && !core->plain_next &&
-		     (core->phase == PHASE_CLIENT ||
-		      core->phase == PHASE_SERVER)))
+		if (core->hello_due || (!r && !core->plain_next &&
+					(core->phase == PHASE_CLIENT ||
+					 core->phase == PHASE_SERVER)))
 			return -EAGAIN;
 	}
 	return 1;

@@ -329,7 +329,8 @@ static int send_begin(struct sluice_conn *conn)
 			r = send_switch(conn);
 		if (r == -EAGAIN)
 			r = core->tx_lane == SLUICE_LANE_DIRECT ?
-				    0 : lacks(core, NEED_SOCKET, 0);
+				    0 :
+				    lacks(core, NEED_SOCKET, 0);
 		return r;
 	default:
 		return 0;
@@ -413,8 +414,9 @@ static int send_end(struct sluice_conn *conn, int r)
 	return core->eof ? -EPIPE : r;
 }
 
-static void slot_for_part(struct sluice_slot *slot, const struct sluice_buf *buf,
-			  uint32_t offset, uint32_t len, uint64_t tag)
+static void slot_for_part(struct sluice_slot *slot,
+			  const struct sluice_buf *buf, uint32_t offset,
+			  uint32_t len, uint64_t tag)
 {
 	*slot = (struct sluice_slot){
 		.len = len,
@@ -600,8 +602,7 @@ bool send_ready(struct sluice_conn *conn)
 	case NEED_SOCKET:
 		return socket_writable(core->fd);
 	case NEED_PEER:
-		return core->phase == PHASE_AWARE ||
-		       core->phase == PHASE_PLAIN;
+		return core->phase == PHASE_AWARE || core->phase == PHASE_PLAIN;
 	case NEED_NOTHING:
 		break;
 	}

@@ -4,8 +4,9 @@
  *   hot   looked at in every round, by its ring and inbox, without a system call
  *   idle  armed, its fd in the epoll, not looked at until that fires
  * A hot conn with nothing to report is armed and becomes idle; an idle one whose
- * fd fires, or that the application uses, is disarmed and becomes hot. What is reported stays hot, so it is
- * looked at again in the next round whether or not it was drained.
+ * fd fires, or that the application uses, is disarmed and becomes hot. What is
+ * reported stays hot, so it is looked at again in the next round whether or not
+ * it was drained.
  */
 #include "internal.h"
 
@@ -107,9 +108,8 @@ void sluice_set_free(struct sluice_set *set)
 		move_all(&set->hot, &set->idle);
 		move_all(&set->hot, &set->closing);
 		while (!list_empty(&set->hot))
-			set_forget(conn_of(list_entry(set->hot.next,
-						      struct conn_core,
-						      set_link)));
+			set_forget(conn_of(list_entry(
+				set->hot.next, struct conn_core, set_link)));
 	}
 	close(set->epoll_fd);
 	free(set);
@@ -293,8 +293,8 @@ int sluice_set_wait(struct sluice_set *set, struct sluice_event *events,
 	if (!count)
 		return -EINVAL;
 	if (spin_ns && timeout_ns)
-		spin_end = deadline_after(spin_ns > INT64_MAX ?
-						  -1 : (int64_t)spin_ns);
+		spin_end = deadline_after(
+			spin_ns > INT64_MAX ? -1 : (int64_t)spin_ns);
 	for (;;) {
 		if (set->rounds++ >= ROUNDS_PER_POLL) {
 			r = arm_hot(set, false);

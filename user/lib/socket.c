@@ -42,9 +42,9 @@ static int address_of(const char *name, struct sockaddr_un *address,
 	return 0;
 }
 
-static int new_socket(void)
+static int new_socket(int flags)
 {
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | flags, 0);
 
 	return fd < 0 ? -errno : fd;
 }
@@ -78,8 +78,8 @@ static int bind_and_listen(int fd, const char *name, int backlog)
 	if (r)
 		return r;
 	r = bind(fd, (struct sockaddr *)&address, size) ? errno : 0;
-	if (r == EADDRINUSE && name[0] != '@' &&
-	    path_is_dead(&address, size) && !unlink(address.sun_path))
+	if (r == EADDRINUSE && name[0] != '@' && path_is_dead(&address, size) &&
+	    !unlink(address.sun_path))
 		r = bind(fd, (struct sockaddr *)&address, size) ? errno : 0;
 	if (!r && listen(fd, backlog))
 		r = errno;
@@ -123,13 +123,13 @@ int sluice_listen(struct sluice_listener **out, const char *name,
 		r = copy_pool_options(listener);
 	if (r)
 		goto fail;
-	listener->fd = new_socket();
+	/* Others may accept from it too: accept() must not block when they win. */
+	listener->fd = new_socket(SOCK_NONBLOCK);
 	if (listener->fd < 0) {
 		r = listener->fd;
 		goto fail;
 	}
-	r = bind_and_listen(listener->fd, name,
-			    (int)listener->options.backlog);
+	r = bind_and_listen(listener->fd, name, (int)listener->options.backlog);
 	if (r) {
 		close(listener->fd);
 		goto fail;
@@ -216,16 +216,25 @@ int sluice_accept(struct sluice_listener *listener, struct sluice_conn **conn,
 		  int64_t timeout_ns)
 {
 	struct pollfd p = { .fd = listener->fd, .events = POLLIN };
-	struct timespec t = { .tv_sec = timeout_ns / 1000000000,
-			      .tv_nsec = timeout_ns % 1000000000 };
+	int64_t deadline = deadline_after(timeout_ns), left;
+	struct timespec t;
 	int fd, r;
 
-	r = ppoll(&p, 1, timeout_ns < 0 ? NULL : &t, NULL);
-	if (r <= 0)
-		return r ? -errno : -EAGAIN;
-	fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
-	if (fd < 0)
-		return -errno;
+	for (;;) {
+		fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
+		if (fd >= 0)
+			break;
+		if (errno != EAGAIN && errno != ECONNABORTED)
+			return -errno;
+		left = timeout_ns ? deadline - now_ns() : 0;
+		if (left <= 0)
+			return -EAGAIN;
+		t.tv_sec = left / 1000000000;
+		t.tv_nsec = left % 1000000000;
+		r = ppoll(&p, 1, deadline == INT64_MAX ? NULL : &t, NULL);
+		if (r < 0)
+			return -errno;
+	}
 	r = conn_start(conn, fd, &listener->options, 0);
 	if (r)
 		close(fd);
@@ -274,7 +283,7 @@ int sluice_connect(struct sluice_conn **conn, const char *name,
 		r = address_of(name, &address, &size);
 	if (r)
 		return r;
-	fd = new_socket();
+	fd = new_socket(0);
 	if (fd < 0)
 		return fd;
 	if (!(options.flags & SLUICE_F_PLAIN))

@@ -252,10 +252,11 @@ static int sleep_once(struct sluice_conn *conn, uint32_t what, short events,
 	}
 	if (waits_for_buffer(core, what) && core->pool->shared)
 		return sleep_on_pool(core, events,
-				     !timeout ? -1 :
+				     !timeout ?
+					     -1 :
 				     left > INT_MAX * 1000000ll ?
-						INT_MAX :
-						(int)((left + 999999) / 1000000));
+					     INT_MAX :
+					     (int)((left + 999999) / 1000000));
 	if (timeout || events != POLLIN || !core->blocking ||
 	    core->phase != PHASE_AWARE)
 		return ppoll(&p, 1, timeout, NULL) < 0 ? -errno : 0;
@@ -293,10 +294,11 @@ static int spin(struct sluice_conn *conn, uint32_t what, int64_t deadline)
 		    sluice__ready(conn) && recv_ready(conn))
 			return SLUICE_RECV;
 		/* Without a ring only the socket knows. */
-		look = i % (core->rx_ring ? SPINS_PER_LOOK :
-			    what & SLUICE_RECV ? 1 : SPINS_PER_CLOCK) == 0;
-		if (look ||
-		    (what & SLUICE_SEND && i % SPINS_PER_SEND == 0)) {
+		look = i % (core->rx_ring      ? SPINS_PER_LOOK :
+			    what & SLUICE_RECV ? 1 :
+						 SPINS_PER_CLOCK) ==
+		       0;
+		if (look || (what & SLUICE_SEND && i % SPINS_PER_SEND == 0)) {
 			ready = conn_ready(conn, what, look);
 			if (ready)
 				return (int)ready;
