@@ -4,8 +4,6 @@
  * sockets that are handed over or inherited, fork, and messages without bytes in
  * every lane.
  */
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>

@@ -4,7 +4,6 @@
  * disturbs nothing of its parent, and that it can use the library anew.
  */
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -13,14 +12,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "life.h"
 
 #define SECOND 1000000000ll
-#define CLIENTS 500
 
 static const struct lane lanes[] = LIFE_LANES;
 
@@ -171,7 +168,7 @@ TAP_EACH(child_is_refused, lane, lanes)
 	pid = tap_fork();
 	if (!pid) {
 		refused(&all);
-		exit(0);
+		_exit(0);
 	}
 	tap_join(pid);
 	all_works(&all);
@@ -236,20 +233,11 @@ TAP_TEST(child_has_no_pool)
 	all_close(&all);
 }
 
-/* Two streams over a connection of its own, both ways at once. */
-static void stream_both(struct sluice_conn *conn, uint64_t key)
-{
-	struct stream tx = { .key = key, .max_len = 30000 }, rx = tx;
-	struct holds holds = { .limit = 30 };
-
-	streams_run(conn, &tx, 1000, &rx, 1000, &holds, NULL, NULL);
-	CHECK_EQ(sluice_conn_shutdown(conn), 0);
-	ends_expect_eof(conn);
-}
-
 static void run_stream(struct sluice_conn *conn, void *arg)
 {
-	stream_both(conn, *(uint64_t *)arg);
+	life_stream_both(conn, *(uint64_t *)arg);
+	sluice_conn_close(conn);
+	_exit(0); /* with all that it inherited */
 }
 
 TAP_EACH(child_uses_library, lane, lanes)
@@ -269,13 +257,13 @@ TAP_EACH(child_uses_library, lane, lanes)
 		all_close(&all);
 		pid = ends_fork(&childs, &options, &options, run_stream,
 				&keys[1]);
-		stream_both(childs, keys[1]);
+		life_stream_both(childs, keys[1]);
 		sluice_conn_close(childs);
 		tap_join(pid);
 		CHECK_EQ(tap_open_fds(), 3);
 		exit(0);
 	}
-	stream_both(conn, keys[0]);
+	life_stream_both(conn, keys[0]);
 	sluice_conn_close(conn);
 	tap_join(pid);
 	tap_join(grandchild);
@@ -389,117 +377,44 @@ TAP_TEST(exec_inherits_nothing)
 	all_close(&all);
 }
 
-/* Who accepts by itself hands the fd to a child, which makes the conn. */
-TAP_EACH(forked_server, lane, lanes)
-{
-	struct sluice_options options = ENDS_OPTIONS(.flags = lane->flags);
-	const char *name = life_name();
-	struct sluice_listener *listener;
-	struct sluice_conn *conn;
-	pid_t clients[6], servers[6];
-	int fd;
-
-	CHECK_OK(sluice_listen(&listener, name, &options));
-	for (uint64_t i = 0; i < 6; i++) {
-		clients[i] = tap_fork();
-		if (!clients[i]) {
-			options.flags |= SLUICE_F_REQUIRE_AWARE;
-			options.aware_timeout_ns = -1;
-			CHECK_OK(sluice_connect(&conn, name, &options));
-			stream_both(conn, 7);
-			sluice_conn_close(conn);
-			exit(0);
-		}
-	}
-	for (int i = 0; i < 6; i++) {
-		fd = CHECK_SYS(accept4(sluice_listener_fd(listener), NULL, NULL,
-				       SOCK_CLOEXEC));
-		servers[i] = tap_fork();
-		if (!servers[i]) {
-			sluice_listener_close(listener);
-			CHECK_OK(sluice_conn_from_fd(&conn, fd, &options));
-			stream_both(conn, 7);
-			sluice_conn_close(conn);
-			exit(0);
-		}
-		close(fd);
-	}
-	for (int i = 0; i < 6; i++) {
-		tap_join(clients[i]);
-		tap_join(servers[i]);
-	}
-	sluice_listener_close(listener);
-	CHECK_EQ(tap_open_fds(), 3);
-}
-
-/* A child that accepts from the same socket must not hold up its parent. */
-TAP_TEST(accept_is_shared)
-{
-	const char *name = life_name();
-	struct sluice_listener *listener;
-	struct sluice_conn *conn, *client;
-	unsigned int here = 0;
-	pid_t pid;
-	int r;
-
-	CHECK_OK(sluice_listen(&listener, name, NULL));
-	pid = tap_fork();
-	if (!pid) {
-		struct pollfd p = { .fd = sluice_listener_fd(listener),
-				    .events = POLLIN };
-
-		for (;;) {
-			CHECK_SYS(poll(&p, 1, -1));
-			close(accept4(p.fd, NULL, NULL, SOCK_NONBLOCK));
-		}
-	}
-	for (int i = 0; i < CLIENTS; i++) {
-		pid_t one = tap_fork();
-
-		if (!one) {
-			tap_sleep(1000000);
-			CHECK_OK(sluice_connect(&client, name, NULL));
-			_exit(0);
-		}
-		r = sluice_accept(listener, &conn, 2000000);
-		tap_join(one);
-		if (!r) {
-			here++;
-			sluice_conn_close(conn);
-			continue;
-		}
-		CHECK_EQ(r, -EAGAIN);
-	}
-	tap_diag("%u of %d clients came to the parent", here, CLIENTS);
-	tap_kill(pid);
-	sluice_listener_close(listener);
-}
-
 /* Parent and child may both be process 1, each of its own namespace. */
-TAP_TEST(child_with_the_same_pid)
+static void first_process(void)
 {
 	static const struct lane direct = { "direct", 0, false };
 	struct all all;
 	pid_t pid;
 
-	if (unshare(geteuid() ? CLONE_NEWUSER | CLONE_NEWPID : CLONE_NEWPID))
-		tap_skip("no pid namespaces: %s", strerror(errno));
-	pid = fork(); /* its parent has no pid there, which tap_fork() minds */
+	CHECK_EQ(getpid(), 1);
+	all_new(&all, &direct);
+	CHECK_SYS(unshare(CLONE_NEWPID));
+	pid = fork();
 	if (!pid) {
 		CHECK_EQ(getpid(), 1);
-		all_new(&all, &direct);
-		CHECK_SYS(unshare(CLONE_NEWPID));
-		pid = fork();
-		if (!pid) {
-			CHECK_EQ(getpid(), 1);
-			refused(&all);
-			all_close(&all);
-			_exit(0);
-		}
-		tap_join(pid);
-		all_works(&all);
+		refused(&all);
 		all_close(&all);
 		_exit(0);
 	}
 	tap_join(pid);
+	all_works(&all);
+	all_close(&all);
+	_exit(0);
+}
+
+TAP_TEST(child_with_the_same_pid)
+{
+	int user = geteuid() ? CLONE_NEWUSER : 0;
+	pid_t outer, pid;
+
+	outer = tap_fork();
+	if (!outer) {
+		if (unshare(user | CLONE_NEWPID))
+			tap_skip("no pid namespaces: %s", strerror(errno));
+		/* tap_fork() would miss its parent, which has no pid there. */
+		pid = fork();
+		if (!pid)
+			first_process();
+		tap_join(pid);
+		_exit(0);
+	}
+	tap_join(outer);
 }

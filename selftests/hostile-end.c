@@ -4,7 +4,6 @@
  * that lie, and peers that go without a word. PROTOCOL.md section 10.
  */
 #include <string.h>
-#include <unistd.h>
 
 #include "hostile.h"
 

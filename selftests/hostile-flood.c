@@ -4,7 +4,6 @@
  * responsive, bounded in memory, and does not hold up others.
  */
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "hostile.h"

@@ -3,9 +3,7 @@
  * Breaches in the negotiation: HELLO and HELLO_ACK, field by field, and the
  * geometry of the link that they carry.
  */
-#include <fcntl.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "hostile.h"
 
@@ -298,6 +296,29 @@ TAP_EACH(link, row, links)
 	change_bytes(row, world.raw.link);
 	say_hello(&world, SLUICE_FRAME_HELLO_ACK);
 	world_judge(&world, row->fine);
+}
+
+/* Just as large as what is in it: no page multiple. */
+TAP_TEST(link_of_odd_size)
+{
+	struct raw_memory exact;
+	struct raw_message m;
+	struct world world;
+
+	world_open(&world, NULL, RAW_ALL);
+	raw_meet(&world.raw, SLUICE_FRAME_HELLO);
+	raw_memory_new(&exact, 256 + 64 * 64 + 256 * 8, SLUICE_SEALS, 0);
+	world.raw.hello.link_size = world.raw.link->size = (uint32_t)exact.size;
+	memcpy(exact.base, world.raw.link, exact.size);
+	raw_hello(&world.raw, &m, SLUICE_FRAME_HELLO_ACK,
+		  world.raw.peer.cookie);
+	raw_drop(&m);
+	raw_attach(&m, exact.fd);
+	raw_send(world.raw.sock, &m);
+	exact.fd = -1;
+	world_fine(&world);
+	raw_memory_free(&exact);
+	world_close(&world);
 }
 
 /* Counters may start anywhere, and each alone. */

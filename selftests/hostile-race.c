@@ -5,7 +5,6 @@
  * own, into the same memory, as a real one would.
  */
 #include <string.h>
-#include <unistd.h>
 
 #include "hostile.h"
 

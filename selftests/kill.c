@@ -291,9 +291,12 @@ TAP_EACH(kill, setting, settings)
 		if (i > WARM_UP)
 			CHECK_EQ(tap_open_fds(), fds);
 	}
-	/* The allocator may split or grow what it has, by a little. */
-	CHECK_LE(tap_mappings(), mappings + 2);
-	CHECK_LE(tap_resident(), resident + (1 << 20) * tap_slow);
+	/*
+	 * The allocator may split or grow what it has, by less than one for
+	 * every few rounds; a sanitizer keeps what was freed for a while.
+	 */
+	CHECK_LE(tap_mappings(), mappings + 10);
+	CHECK_LE(tap_resident(), resident + ((tap_slow > 1 ? 64l : 1l) << 20));
 	CHECK_GT(messages, 0);
 	sluice_listener_close(listener);
 	CHECK_EQ(tap_open_fds(), 3);

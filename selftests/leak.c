@@ -43,7 +43,7 @@ static void check_use(const struct use *before)
 
 	CHECK_EQ(now.fds, before->fds);
 	CHECK_EQ(now.memfds, before->memfds);
-	CHECK_LE(now.mappings, before->mappings + 2);
+	CHECK_LE(now.mappings, before->mappings + 10);
 	/* Less than a byte per connection; stdio and /proc take some, too. */
 	CHECK_LE(now.heap, before->heap + 1000);
 	/* A sanitizer keeps what was freed for a while. */

@@ -177,6 +177,16 @@ int life_send_some(struct sluice_conn *conn, struct side *side)
 	return 1;
 }
 
+void life_stream_both(struct sluice_conn *conn, uint64_t key)
+{
+	struct stream tx = { .key = key, .max_len = 30000 }, rx = tx;
+	struct holds holds = { .limit = 30 };
+
+	streams_run(conn, &tx, 1000, &rx, 1000, &holds, NULL, NULL);
+	CHECK_EQ(sluice_conn_shutdown(conn), 0);
+	ends_expect_eof(conn);
+}
+
 uint32_t life_used(struct sluice_conn *conn)
 {
 	struct sluice_pool_info info;

@@ -73,6 +73,9 @@ struct side {
 int life_receive_some(struct sluice_conn *conn, struct side *side);
 int life_send_some(struct sluice_conn *conn, struct side *side);
 
+/* 1,000 messages each way at once, then the end of both. The peer does too. */
+void life_stream_both(struct sluice_conn *conn, uint64_t key);
+
 /* Buffers of the conn's pool that are lent or in flight, after a harvest. */
 uint32_t life_used(struct sluice_conn *conn);
 

@@ -61,7 +61,7 @@ LOOP int loop_get(struct bench_side *side, const struct loop_ops ops,
 
 	if (!data)
 		return -1;
-	*word = touch_word(data);
+	*word = touch_load(data);
 	if (!touch_check(data, side->touched, *word) ||
 	    *word / WORD_NUMBER != number)
 		return side_fail(side, "message %llu came as %llu, or torn",

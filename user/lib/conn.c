@@ -301,6 +301,7 @@ void sluice_conn_close(struct sluice_conn *conn)
 		 */
 		set_keep_closing(conn);
 		core->closing = true;
+		core->inbox_count = 0;
 		core->pool->live_conns--;
 		list_remove(&core->pool_link);
 		list_append(&core->pool->closing, &core->pool_link);

@@ -249,7 +249,8 @@ struct conn_core {
 	uint64_t mapped_bytes;
 	struct sluice_slot *inbox; /* queued slots, a ring */
 	uint32_t inbox_size, inbox_head, inbox_count;
-	uint32_t idle_recvs; /* since the socket was looked at */
+	uint32_t idle_recvs; /* in a row, since the socket was looked at */
+	uint32_t idle_position; /* of the last of them */
 	void **plain_held; /* by id: views of plain messages */
 	bool plain_eof, plain_timestamps;
 	void *plain_next; /* a plain message that was taken as a HELLO */
@@ -264,7 +265,8 @@ struct conn_core {
 	uint32_t tx_lane;
 	bool want_direct;
 	bool tx_chosen; /* by sluice_conn_set_lane() */
-	uint32_t idle_sends; /* since the socket was looked at */
+	uint32_t idle_sends; /* likewise */
+	uint32_t idle_sent; /* position of the last of them */
 	uint32_t tx_head; /* position below which the peer has consumed */
 	uint32_t tx_last_rung; /* rx_state for which it was rung last */
 	uint32_t rx_last_rung; /* tx_state likewise */
@@ -454,6 +456,8 @@ bool plain_ready(struct sluice_conn *conn);
 uint32_t conn_ready(struct sluice_conn *conn, uint32_t what, bool look);
 /* Back awake; does nothing to a conn that is not armed. */
 void conn_disarm(struct sluice_conn *conn);
+/* Sends what is due, if anything is. */
+void conn_push(struct sluice_conn *conn);
 
 /* set.c ------------------------------------------------------------------- */
 

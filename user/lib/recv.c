@@ -282,6 +282,7 @@ static int find_slot(struct sluice_conn *conn, struct sluice_slot *slot,
 		     bool *in_ring, bool look)
 {
 	struct conn_core *core = core_of(conn);
+	bool more;
 	int r;
 
 	r = next_slot(conn, slot, in_ring);
@@ -289,16 +290,25 @@ static int find_slot(struct sluice_conn *conn, struct sluice_slot *slot,
 		return r;
 	if (conn->rx_reported != conn->rx_position)
 		sluice_report_head(conn);
+	/* Only looks that find nothing in a row count. */
+	if (core->idle_position != conn->rx_position)
+		core->idle_recvs = 0;
+	core->idle_position = conn->rx_position;
 	if (!look && core->rx_lane == SLUICE_LANE_DIRECT &&
 	    ++core->idle_recvs % RECVS_PER_LOOK)
 		return recv_end(conn);
-	r = core->rx_ring ? control_drain(conn) : control_next_data(conn);
-	if (r)
-		return r;
-	/* The ring again: EOF and BYE come after what was published. */
-	r = next_slot(conn, slot, in_ring);
-	if (r)
-		return r;
+	do {
+		r = core->rx_ring ? control_drain(conn) :
+				    control_next_data(conn);
+		if (r)
+			return r;
+		/* Switches may be all that it brought: then read on. */
+		more = core->inbox_count;
+		/* The ring again: EOF and BYE come after what was published. */
+		r = next_slot(conn, slot, in_ring);
+		if (r)
+			return r;
+	} while (more);
 	control_push(conn, true);
 	return core->error ? core->error : recv_end(conn);
 }

@@ -405,8 +405,12 @@ static int send_end(struct sluice_conn *conn, int r)
 {
 	struct conn_core *core = core_of(conn);
 
-	if (r != -EAGAIN || core->phase != PHASE_AWARE ||
-	    core->idle_sends++ % SENDS_PER_LOOK)
+	if (r != -EAGAIN || core->phase != PHASE_AWARE)
+		return r;
+	if (core->idle_sent != conn->tx_position)
+		core->idle_sends = 0;
+	core->idle_sent = conn->tx_position;
+	if (++core->idle_sends % SENDS_PER_LOOK)
 		return r;
 	control_drain(conn);
 	if (core->error)
@@ -595,6 +599,8 @@ bool send_ready(struct sluice_conn *conn)
 		conn_harvest(conn);
 		return conn->tx_id_count >= core->need_size;
 	case NEED_BUFFER:
+		if (core->phase == PHASE_PLAIN && socket_hung_up(core->fd))
+			return true;
 		if (sluice_loan_slow(conn, core->need_size, &buf))
 			return core->need != NEED_BUFFER;
 		pool_untake(buf);

@@ -244,6 +244,14 @@ static int arm_hot(struct sluice_set *set, bool all)
 	return r < 0 ? r : 0;
 }
 
+static void push_hot(struct sluice_set *set)
+{
+	struct list *l, *tmp;
+
+	list_for_each_safe(l, tmp, &set->hot)
+		conn_push(conn_of(list_entry(l, struct conn_core, set_link)));
+}
+
 /* Asks the epoll; conns whose fds fired are looked at and become hot. */
 static int poll_idle(struct sluice_set *set, int timeout_ms)
 {
@@ -286,7 +294,7 @@ int sluice_set_wait(struct sluice_set *set, struct sluice_event *events,
 	int64_t deadline = deadline_after(timeout_ns), spin_end = 0, left;
 	bool last = false;
 	unsigned int n;
-	int r;
+	int r = 0;
 
 	if (set_check(set))
 		return -ECHILD;
@@ -308,7 +316,10 @@ int sluice_set_wait(struct sluice_set *set, struct sluice_event *events,
 			return (int)n;
 		if (spin_end && now_ns() < spin_end && now_ns() < deadline)
 			continue;
-		r = arm_hot(set, true);
+		if (timeout_ns)
+			r = arm_hot(set, true);
+		else
+			push_hot(set); /* nobody is going to sleep */
 		if (r < 0)
 			return r;
 		left = 0;

@@ -70,11 +70,14 @@ static void pool_words(struct pool *pool, bool asleep)
 			other = list_entry(l, struct conn_core, pool_link);
 			if (other->phase != PHASE_AWARE || !other->both_link)
 				continue;
-			if (asleep)
-				words_sleep(NULL, &other->tx_word,
-					    other->peer_registered);
-			else if (!other->armed)
-				word_wake(&other->tx_word);
+			if (!asleep) {
+				if (!other->armed)
+					word_wake(&other->tx_word);
+				continue;
+			}
+			other->tx_word.since = conn_of(other)->tx_position;
+			words_sleep(NULL, &other->tx_word,
+				    other->peer_registered);
 		}
 	}
 }
@@ -94,7 +97,8 @@ static void sleep_words(struct sluice_conn *conn, uint32_t what)
 	core->armed = true;
 	if (!waits_for_buffer(core, what))
 		return;
-	if (list_empty(&core->pool->waiters))
+	/* Not in a set: who told of an earlier sleep may not have told us. */
+	if (list_empty(&core->pool->waiters) || !core->set)
 		pool_words(core->pool, true);
 	list_append(&core->pool->waiters, &core->waiter_link);
 }
@@ -133,6 +137,12 @@ static bool anything_due(const struct conn_core *core)
 	return false;
 }
 
+void conn_push(struct sluice_conn *conn)
+{
+	if (anything_due(core_of(conn)))
+		control_push(conn, true);
+}
+
 /* look: at the socket too. A poll that comes next does without. */
 static int arm(struct sluice_conn *conn, uint32_t what, bool look,
 	       short *events)
@@ -143,8 +153,7 @@ static int arm(struct sluice_conn *conn, uint32_t what, bool look,
 	if (conn->rx_reported != conn->rx_position && core->both_link)
 		sluice_report_head(conn);
 	ready = conn_ready(conn, what, look);
-	if (anything_due(core))
-		control_push(conn, true);
+	conn_push(conn);
 	if (core->tx_lane == SLUICE_LANE_DIRECT) /* for an open batch */
 		sluice_wake_consumer(conn);
 	while (!ready && !core->armed) {
@@ -185,8 +194,8 @@ int sluice_arm(struct sluice_conn *conn, uint32_t what, short *events)
 }
 
 /*
- * Sleeps on the fds of all conns of a pool that may give a buffer back, by
- * release or by death.
+ * Sleeps on the fds of all conns of a pool that may make room in it: by release,
+ * by death, or as they acknowledge a retired segment.
  */
 static int sleep_on_pool(struct conn_core *core, short events, int timeout_ms)
 {
@@ -210,7 +219,8 @@ static int sleep_on_pool(struct conn_core *core, short events, int timeout_ms)
 	for (i = 0; i < ARRAY_SIZE(lists); i++) {
 		list_for_each_safe(l, tmp, lists[i]) {
 			other = list_entry(l, struct conn_core, pool_link);
-			if (other == core || other->eof || !conn_out(other) ||
+			if (other == core || other->eof ||
+			    other->phase != PHASE_AWARE ||
 			    !inbox_has_room(other))
 				continue;
 			fds[n].fd = other->fd;
@@ -221,7 +231,7 @@ static int sleep_on_pool(struct conn_core *core, short events, int timeout_ms)
 	free(fds);
 	list_for_each_safe(l, tmp, &pool->conns) {
 		other = list_entry(l, struct conn_core, pool_link);
-		if (conn_out(other))
+		if (other->phase == PHASE_AWARE)
 			control_drain(conn_of(other));
 	}
 	pool_reap(pool);
@@ -302,8 +312,8 @@ static int spin(struct sluice_conn *conn, uint32_t what, int64_t deadline)
 			ready = conn_ready(conn, what, look);
 			if (ready)
 				return (int)ready;
-			if (look && anything_due(core))
-				control_push(conn, true);
+			if (look)
+				conn_push(conn);
 		}
 		cpu_relax();
 		if (!clock || i % SPINS_PER_CLOCK)
@@ -335,8 +345,7 @@ int sluice_wait(struct sluice_conn *conn, uint32_t what, int64_t timeout_ns)
 	if (!what || what & ~(SLUICE_RECV | SLUICE_SEND))
 		return -EINVAL;
 	conn_disarm(conn);
-	if (anything_due(core))
-		control_push(conn, true);
+	conn_push(conn);
 	ready = conn_ready(conn, what, timeout_ns == 0);
 	if (ready)
 		return (int)ready;
