@@ -137,13 +137,13 @@ static int in_failed(struct bench_side *side, ssize_t got)
 	return side_fail(side, "receiving: %s", strerror(errno));
 }
 
-static inline void *fd_begin(struct bench_side *side)
+LOOP void *fd_begin(struct bench_side *side)
 {
 	(void)side;
 	return out_data;
 }
 
-static inline int fd_done(struct bench_side *side)
+LOOP int fd_done(struct bench_side *side)
 {
 	(void)side;
 	return 0;
@@ -155,7 +155,7 @@ static inline bool again(ssize_t n)
 }
 
 /* ENOBUFS: memory for a large packet is short for now. */
-static inline int packet_send(struct bench_side *side)
+LOOP int packet_send(struct bench_side *side)
 {
 	const int fd = side->channel->out[side->index];
 	ssize_t n;
@@ -166,7 +166,7 @@ static inline int packet_send(struct bench_side *side)
 	return n < 0 ? out_failed(side) : 0;
 }
 
-static inline const void *packet_take(struct bench_side *side)
+LOOP const void *packet_take(struct bench_side *side)
 {
 	const int fd = side->channel->in[side->index];
 	ssize_t n;
@@ -180,7 +180,7 @@ static inline const void *packet_take(struct bench_side *side)
 	return NULL;
 }
 
-static inline int socket_send(struct bench_side *side)
+LOOP int socket_send(struct bench_side *side)
 {
 	const int fd = side->channel->out[side->index];
 	size_t done = 0;
@@ -196,7 +196,7 @@ static inline int socket_send(struct bench_side *side)
 	return 0;
 }
 
-static inline const void *socket_take(struct bench_side *side)
+LOOP const void *socket_take(struct bench_side *side)
 {
 	const int fd = side->channel->in[side->index];
 	size_t done = 0;
@@ -214,7 +214,7 @@ static inline const void *socket_take(struct bench_side *side)
 	return in_data;
 }
 
-static inline int pipe_send(struct bench_side *side)
+LOOP int pipe_send(struct bench_side *side)
 {
 	const int fd = side->channel->out[side->index];
 	size_t done = 0;
@@ -230,7 +230,7 @@ static inline int pipe_send(struct bench_side *side)
 	return 0;
 }
 
-static inline const void *pipe_take(struct bench_side *side)
+LOOP const void *pipe_take(struct bench_side *side)
 {
 	const int fd = side->channel->in[side->index];
 	size_t done = 0;

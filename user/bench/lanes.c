@@ -119,7 +119,7 @@ static int room(struct bench_side *side)
 		       0;
 }
 
-static inline void *lanes_begin(struct bench_side *side)
+LOOP void *lanes_begin(struct bench_side *side)
 {
 	int ret;
 
@@ -135,7 +135,7 @@ static inline void *lanes_begin(struct bench_side *side)
 	return NULL;
 }
 
-static inline int lanes_send(struct bench_side *side)
+LOOP int lanes_send(struct bench_side *side)
 {
 	int ret;
 
@@ -153,7 +153,7 @@ static inline int lanes_send(struct bench_side *side)
 	}
 }
 
-static inline const void *lanes_take(struct bench_side *side)
+LOOP const void *lanes_take(struct bench_side *side)
 {
 	int ret;
 
@@ -168,7 +168,7 @@ static inline const void *lanes_take(struct bench_side *side)
 	return NULL;
 }
 
-static inline int lanes_done(struct bench_side *side)
+LOOP int lanes_done(struct bench_side *side)
 {
 	int ret = sluice_release(conn, &msg);
 

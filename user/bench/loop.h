@@ -20,6 +20,9 @@
 #define WORD_MEASURE 2u /* the warm-up is over */
 #define WORD_NUMBER 4u
 
+/* All of it is to be inlined, the operations of the systems too. */
+#define LOOP static inline __attribute__((always_inline))
+
 /* Each waits as the mode says. Failing, it has called side_fail(). */
 struct loop_ops {
 	void *(*begin)(struct bench_side *side); /* where to write a message */
@@ -27,8 +30,6 @@ struct loop_ops {
 	const void *(*take)(struct bench_side *side); /* the next message */
 	int (*done)(struct bench_side *side); /* with that message */
 };
-
-#define LOOP static inline __attribute__((always_inline))
 
 /* What this process used between two calls. */
 static inline void loop_usage(struct bench_result *result, bool start)

@@ -33,25 +33,25 @@ static int memcpy_close(struct bench_side *side)
 	return 0;
 }
 
-static inline void *memcpy_begin(struct bench_side *side)
+LOOP void *memcpy_begin(struct bench_side *side)
 {
 	(void)side;
 	return source;
 }
 
-static inline int memcpy_send(struct bench_side *side)
+LOOP int memcpy_send(struct bench_side *side)
 {
 	copy_index = (copy_index + 1) % COPIES;
 	memcpy(copies + copy_index * side->size, source, side->size);
 	return 0;
 }
 
-static inline const void *memcpy_take(struct bench_side *side)
+LOOP const void *memcpy_take(struct bench_side *side)
 {
 	return copies + copy_index * side->size;
 }
 
-static inline int memcpy_done(struct bench_side *side)
+LOOP int memcpy_done(struct bench_side *side)
 {
 	(void)side;
 	return 0;

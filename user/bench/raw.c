@@ -154,7 +154,7 @@ static void raw_wake(uint32_t *flag)
 		syscall(SYS_futex, flag, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
-static inline void *raw_begin(struct bench_side *side)
+LOOP void *raw_begin(struct bench_side *side)
 {
 	const uint32_t position = raw.tx_position;
 	uint32_t head;
@@ -175,7 +175,7 @@ static inline void *raw_begin(struct bench_side *side)
 	return raw.tx_area + (size_t)(position % raw.buffers) * raw.stride;
 }
 
-static inline int raw_send(struct bench_side *side)
+LOOP int raw_send(struct bench_side *side)
 {
 	const uint32_t position = raw.tx_position++;
 	struct raw_slot *slot = &raw.tx->slots[position % BENCH_RING_SLOTS];
@@ -188,7 +188,7 @@ static inline int raw_send(struct bench_side *side)
 	return 0;
 }
 
-static inline const void *raw_take(struct bench_side *side)
+LOOP const void *raw_take(struct bench_side *side)
 {
 	const uint32_t position = raw.rx_position;
 	const struct raw_slot *slot =
@@ -206,7 +206,7 @@ static inline const void *raw_take(struct bench_side *side)
 					 raw.rx_area + slot->offset;
 }
 
-static inline int raw_done(struct bench_side *side)
+LOOP int raw_done(struct bench_side *side)
 {
 	if (++raw.rx_position % raw.rx_step)
 		return 0;
