@@ -325,8 +325,10 @@ struct sluice_part {
  * All sends: 0, or -EAGAIN (ring, socket, hold_limit or pool full: nothing was
  * sent; sluice_wait(SLUICE_SEND) waits for room), -EPIPE (the peer is gone or
  * this side is shut down), -EMSGSIZE (or the peer will not map that segment of a
- * shared pool), -EPROTO (the peer broke the protocol; see sluice_conn_info),
- * -EINVAL. After any error the caller still has the buffer.
+ * shared pool), -EINVAL, or what ended the connection: -EPROTO (the peer broke
+ * the protocol, see sluice_conn_info), -EPROTONOSUPPORT (it has another major
+ * version), -ENOMEM (its memory is over the limit of sluice_map_limit_set).
+ * After any error the caller still has the buffer.
  *
  * In a wait set or an event loop of your own, a BATCH is published at once in
  * the direct lane; only the doorbell waits for the end of the batch.
@@ -391,7 +393,8 @@ SLUICE_INLINE const void *sluice_msg_data(const struct sluice_msg *msg);
 /*
  * Takes the next message. 1: *msg is filled. 0: the peer has closed and all it
  * sent was delivered. -EAGAIN: none now. -ECONNRESET: the peer died; all it had
- * published was delivered first. -EPROTO: it broke the protocol.
+ * published was delivered first. What else ended the connection: as for sends.
+ * -ENOBUFS: hold_limit messages of a plain peer are held.
  */
 SLUICE_INLINE int sluice_recv(struct sluice_conn *conn, struct sluice_msg *msg);
 
@@ -443,6 +446,8 @@ SLUICE_API int sluice_wait(struct sluice_conn *conn, uint32_t what,
  *      the peer will now make the fd ready. It also returns, in *events, the
  *      poll events to wait for (POLLIN, and POLLOUT where the socket is full);
  *   3. sleep on the fd; when it fires, go to 1. It may fire for nothing.
+ * In the direct lane -EAGAIN of a receive speaks of the ring; the end of the
+ * stream may show in sluice_arm() or sluice_wait() first.
  * Only between arm and the next call on the conn does the fd tell of messages:
  * while this side is awake the direct lane is silent. One arm serves one sleep.
  * A conn that lacks a buffer of a pool shared with others: when one of those

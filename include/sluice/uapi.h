@@ -4,7 +4,7 @@
  *
  * Layouts only, no functions; PROTOCOL.md beside this directory says how they
  * are used. Everything is little endian and naturally aligned. Fields named
- * __resv must be zero and a receiver refuses them when they are not.
+ * __resv must be zero; PROTOCOL.md section 11 says which a receiver checks.
  *
  * Changes:
  *   1.0  first version

@@ -256,7 +256,7 @@ int sluice_conn_shutdown(struct sluice_conn *conn)
 	}
 	core->bye_due = !core->eof;
 	r = control_push(conn, true);
-	return r == -EAGAIN ? 0 : r;
+	return r == -EAGAIN || r == -EPIPE ? 0 : r;
 }
 
 void sluice_conn_abort(struct sluice_conn *conn, const char *text)
