@@ -197,7 +197,7 @@ TAP_EACH(unread_at_closer, lane, lanes)
 static void count_sent(struct sluice_conn *conn, void *arg)
 {
 	_Atomic uint64_t *sent = arg;
-	struct stream rx = { .key = 77, .max_len = 9000 };
+	struct stream rx = { .key = 77, .max_len = 32 };
 
 	while (!atomic_load(sent))
 		tap_sleep(1000000);
@@ -220,7 +220,7 @@ static void fill(struct sluice_conn *conn, struct stream *tx, enum form form)
 TAP_EACH(close_when_full, lane, lanes)
 {
 	_Atomic uint64_t *sent = life_shared();
-	struct stream tx = { .key = 77, .max_len = 9000 };
+	struct stream tx = { .key = 77, .max_len = 32 };
 	struct sluice_options options = ENDS_OPTIONS(.flags = lane->flags);
 	struct sluice_conn *conn;
 	pid_t pid;
@@ -384,6 +384,22 @@ TAP_EACH(send_after_close, lane, lanes)
 		CHECK_EQ(sluice_conn_shutdown(conn[1]), 0);
 		sluice_conn_close(conn[1]);
 	}
+}
+
+/* So is a batch that was still here when the peer went; a shutdown is fine. */
+TAP_EACH(shutdown_after_close, lane, lanes)
+{
+	struct stream tx = { .key = tap_random(), .max_len = 32 };
+	struct sluice_conn *conn[2];
+
+	life_pair(conn, lane);
+	sluice_conn_close(conn[0]);
+	CHECK_EQ(life_send(conn[1], &tx, FORM_INLINE, SLUICE_SEND_F_BATCH), 0);
+	CHECK_EQ(sluice_conn_shutdown(conn[1]), 0);
+	CHECK_EQ(sluice_conn_shutdown(conn[1]), 0);
+	CHECK_EQ(sluice_wait(conn[1], SLUICE_RECV, -1), SLUICE_RECV);
+	expect_end(conn[1], 0);
+	sluice_conn_close(conn[1]);
 }
 
 /* A caller that was refused keeps its buffer, over the close of the conn. */

@@ -395,3 +395,30 @@ TAP_EACH(send, row, tests)
 	sluice_conn_close(conn);
 	tap_join(pid);
 }
+
+/* Two idle ends would keep each other awake. */
+TAP_EACH(arming_rings_nobody, kind, kinds)
+{
+	struct sluice_conn *conn[2];
+	struct sluice_conn_info info;
+	struct pollfd p[2];
+	short events;
+
+	kind_pair(conn, kind, NULL, NULL);
+	for (int i = 0; i < 8; i++) {
+		struct sluice_conn *one = conn[i & 1];
+
+		CHECK_EQ(sluice_arm(one, SLUICE_RECV, &events), 0);
+		if (i & 2)
+			CHECK_OK(sluice_flush(one));
+		for (int j = 0; j < 2; j++)
+			p[j] = (struct pollfd){ sluice_conn_fd(conn[j]), POLLIN,
+						0 };
+		CHECK_EQ(poll(p, 2, 0), 0);
+	}
+	for (int i = 0; i < 2; i++) {
+		sluice_conn_info(conn[i], &info);
+		CHECK_LE(info.doorbells_sent, 1); /* a lane switch may ring */
+	}
+	ends_close(conn);
+}

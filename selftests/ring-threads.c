@@ -17,33 +17,31 @@
 #define BUFFERS 16
 #define SIZE 4096
 
+#define SAME 1 /* one mapping for both sides */
+#define PING_PONG 2
+#define SWITCHES 4 /* lanes change on the way */
+#define SLOW 8 /* as in a process that has no membarrier() */
+
 static const struct row {
 	const char *name;
 	struct sluice_options options;
-	bool same; /* one mapping for both sides */
-	bool ping_pong;
-	bool switches; /* lanes change on the way */
+	unsigned int what;
 } rows[] = {
-	{ "stream-spin", { 0 }, false, false, false },
-	{ "stream-sleep", { .no_spin = 1 }, false, false, false },
-	{ "stream-switch", { 0 }, false, false, true },
-	{ "ping-pong-spin", { 0 }, false, true, false },
-	{ "ping-pong-sleep", { .no_spin = 1 }, false, true, false },
-	{ "same-stream-spin", { 0 }, true, false, false },
-	{ "same-stream-sleep", { .no_spin = 1 }, true, false, false },
-	{ "same-stream-forever",
-	  { .spin_ns = SLUICE_SPIN_FOREVER },
-	  true,
-	  false,
-	  false },
+	{ "stream-spin", { 0 }, 0 },
+	{ "stream-sleep", { .no_spin = 1 }, 0 },
+	{ "stream-switch", { 0 }, SWITCHES },
+	{ "ping-pong-spin", { 0 }, PING_PONG },
+	{ "ping-pong-sleep", { .no_spin = 1 }, PING_PONG },
+	{ "same-stream-spin", { 0 }, SAME },
+	{ "same-stream-sleep", { .no_spin = 1 }, SAME },
+	{ "same-stream-forever", { .spin_ns = SLUICE_SPIN_FOREVER }, SAME },
 	{ "same-stream-tiny",
 	  { .ring_slots = 16, .hold_limit = 16, .first_position = 0u - 100 },
-	  true,
-	  false,
-	  false },
-	{ "same-stream-switch", { .ring_slots = 16 }, true, false, true },
-	{ "same-ping-pong-spin", { 0 }, true, true, false },
-	{ "same-ping-pong-sleep", { .no_spin = 1 }, true, true, false },
+	  SAME },
+	{ "same-stream-switch", { .ring_slots = 16 }, SAME | SWITCHES },
+	{ "same-stream-slow", { 0 }, SAME | SWITCHES | SLOW },
+	{ "same-ping-pong-spin", { 0 }, SAME | PING_PONG },
+	{ "same-ping-pong-sleep", { .no_spin = 1 }, SAME | PING_PONG },
 };
 
 /* What a conn reads of its peer, for a while the peer's own mapping. */
@@ -54,12 +52,12 @@ struct redirection {
 
 static void redirect_ring(struct sluice_conn *conn)
 {
-	const struct conn_core *core = core_of(conn);
+	struct conn_core *core = core_of(conn);
 
-	if (conn->rx_ring)
-		conn->rx_ring =
-			(const void *)((const uint8_t *)core->peer_link +
-				       core->peer_geometry.ring_offset);
+	CHECK(conn->rx_ring && core->rx_ring); /* in the direct lane */
+	conn->rx_ring = core->rx_ring =
+		(const void *)((const uint8_t *)core->peer_link +
+			       core->peer_geometry.ring_offset);
 }
 
 static void redirect(struct sluice_conn *conn, struct sluice_conn *peer,
@@ -84,7 +82,15 @@ static void restore(struct sluice_conn *conn, const struct redirection *saved)
 
 	core->peer_link = conn->peer_link = saved->peer_link;
 	core->rx_segments[0].base = saved->base;
-	redirect_ring(conn);
+	conn->rx_ring = core->rx_ring = NULL; /* nothing more is received */
+}
+
+/* Nothing but the out-of-line halves is used then. */
+static void unregister(struct sluice_conn *conn)
+{
+	core_of(conn)->registered = false;
+	conn->tx_ring = NULL;
+	conn->releases = NULL;
 }
 
 /* Makes the only segment of a pool known to the peer. */
@@ -106,7 +112,7 @@ static void disturb(struct sluice_conn *conn, void *arg)
 
 	if (tap_random_below(2000) == 0)
 		tap_sleep(100000);
-	if (!row->switches || tap_random_below(100))
+	if (!(row->what & SWITCHES) || tap_random_below(100))
 		return;
 	r = sluice_conn_set_lane(conn, tap_random() & 1 ? SLUICE_LANE_DIRECT :
 							  SLUICE_LANE_QUEUED);
@@ -127,12 +133,12 @@ static void *run_side(void *arg)
 	struct stream tx = { .key = 30 + side->number, .max_len = SIZE };
 	struct stream rx = { .key = 31 - side->number, .max_len = SIZE };
 	/* Fewer than there are buffers. */
-	struct holds holds = { .limit = side->row->ping_pong ? 0 : 6 };
+	struct holds holds = { .limit = side->row->what & PING_PONG ? 0 : 6 };
 	struct sluice_conn_info info;
 	uint64_t count = MESSAGES / (uint64_t)tap_slow, i;
 
 	tap_random_stream(1 + side->number);
-	if (!side->row->ping_pong) {
+	if (!(side->row->what & PING_PONG)) {
 		streams_run(side->conn, &tx, count, &rx, count, &holds, disturb,
 			    (void *)side->row);
 	} else {
@@ -168,8 +174,10 @@ TAP_EACH(two_threads, row, rows)
 	ends_pair(conn, &options, NULL);
 	for (i = 0; i < 2; i++)
 		announce(conn[i], conn[!i]);
-	for (i = 0; i < 2 && row->same; i++)
+	for (i = 0; i < 2 && row->what & SAME; i++)
 		redirect(conn[i], conn[!i], &saved[i]);
+	for (i = 0; i < 2 && row->what & SLOW; i++)
+		unregister(conn[i]);
 	for (i = 0; i < 2; i++) {
 		sides[i] = (struct side){ conn[i], row, (uint64_t)i, 0 };
 		CHECK_EQ(pthread_create(&threads[i], NULL, run_side, &sides[i]),
@@ -187,7 +195,7 @@ TAP_EACH(two_threads, row, rows)
 		if (row->options.no_spin)
 			CHECK_GT(sides[i].sleeps, 0);
 	}
-	for (i = 0; i < 2 && row->same; i++)
+	for (i = 0; i < 2 && row->what & SAME; i++)
 		restore(conn[i], &saved[i]);
 	ends_close(conn);
 }

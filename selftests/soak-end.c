@@ -11,21 +11,19 @@ static void count(struct soak *soak, enum soak_count what, uint64_t by)
 
 void soak_begin(struct soak *soak, struct soak_end *end)
 {
-	uint64_t own = end->number * 2 + end->hub;
-	uint64_t theirs = end->number * 2 + !end->hub;
+	uint64_t n = end->number;
+	/* Both ends derive keys and lengths from the number. */
+	uint32_t max_len = n % 32 < 2 ? 1u << 20 : 1000u << n % 8;
 	struct side *side = &end->side;
 
-	/* Both ends derive the lengths from the number. */
-	uint32_t max_len = own % 64 < 4 ? 1u << 20 : 1000u << own % 32 / 4;
-
-	side->tx = (struct stream){ .key = own, .max_len = max_len };
-	side->rx = (struct stream){ .key = theirs, .max_len = max_len };
+	side->tx =
+		(struct stream){ .key = n * 2 + end->hub, .max_len = max_len };
+	side->rx =
+		(struct stream){ .key = n * 2 + !end->hub, .max_len = max_len };
 	side->holds.limit = (uint32_t)tap_random_below(HELD_MAX);
-	side->sent = &soak->connections[end->number % SOAK_CONNECTIONS]
-			      .sent[end->hub];
+	side->sent = &soak->connections[n % SOAK_CONNECTIONS].sent[end->hub];
 }
 
-/* By hand or not, in any lane that there is. */
 static void switch_lane(struct soak *soak, struct sluice_conn *conn)
 {
 	uint32_t lane = tap_random() & 1 ? SLUICE_LANE_DIRECT :

@@ -310,6 +310,61 @@ TAP_EACH(scatter, way, ways)
 	free(data);
 }
 
+#define WHOLES 5000
+
+static void send_wholes(struct sluice_conn *conn, void *arg)
+{
+	struct sluice_part parts[SLUICE_PARTS_MAX];
+	struct sluice_buf *buf;
+	uint64_t tag;
+	int i, r;
+
+	(void)arg;
+	while ((r = sluice_loan(conn, 1, &buf)) == -EAGAIN)
+		CHECK_OK(sluice_wait(conn, SLUICE_SEND, -1));
+	CHECK_OK(r);
+	for (i = 0; i < SLUICE_PARTS_MAX; i++)
+		parts[i] = (struct sluice_part){ .buf = buf };
+	for (tag = 0; tag < WHOLES; tag++) {
+		for (i = 0; i < SLUICE_PARTS_MAX; i++)
+			sluice_buf_ref(buf);
+		while ((r = sluice_send_parts(conn, parts, SLUICE_PARTS_MAX,
+					      tag, 0)) == -EAGAIN)
+			CHECK_OK(sluice_wait(conn, SLUICE_SEND, -1));
+		CHECK_OK(r);
+	}
+}
+
+/* Who sees the first part of a message sees them all, however soon it looks. */
+TAP_TEST(scatter_is_whole)
+{
+	const struct way forever = { .options = { .spin_ns = UINT64_MAX } };
+	struct sluice_msg parts[SLUICE_PARTS_MAX];
+	struct sluice_conn *conn;
+	uint64_t tag;
+	pid_t child;
+	int i, r;
+
+	child = way_fork(&conn, &forever, 64, send_wholes);
+	for (tag = 0; tag < WHOLES; tag++) {
+		CHECK_EQ(sluice_recv_wait(conn, &parts[0], -1), 1);
+		for (i = 1; i < SLUICE_PARTS_MAX; i++) {
+			r = sluice_recv(conn, &parts[i]);
+			CHECK_EQ(r, 1);
+		}
+		for (i = 0; i < SLUICE_PARTS_MAX; i++) {
+			CHECK_EQ(parts[i].tag, tag);
+			CHECK_EQ(parts[i].flags, i < SLUICE_PARTS_MAX - 1 ?
+							 SLUICE_MSG_F_MORE :
+							 0);
+			CHECK_OK(sluice_release(conn, &parts[i]));
+		}
+	}
+	ends_expect_eof(conn);
+	tap_join(child);
+	sluice_conn_close(conn);
+}
+
 /* Batches ------------------------------------------------------------------ */
 
 #define BATCHED 2000

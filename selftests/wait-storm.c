@@ -116,7 +116,7 @@ static uint64_t burst_len(void)
 	case 12 ... 14:
 		return 1 + tap_random_below(40);
 	default:
-		return 1100 + tap_random_below(400);
+		return 2000 + tap_random_below(2000);
 	}
 }
 
@@ -125,6 +125,8 @@ static struct sluice_options options_of(const struct storm *storm)
 	struct sluice_options o = ENDS_OPTIONS(.spin_ns = storm->spin_ns,
 					       .no_spin = !storm->spin_ns);
 
+	if (storm->lack == MESSAGES)
+		o.ring_slots = 4096; /* a long burst fits */
 	if (storm->lack == ROOM || storm->lack == BATCH)
 		o.ring_slots = HOLD;
 	if (storm->lack == IDS)
@@ -187,6 +189,11 @@ static void note(struct sluice_conn *conn, struct board *board)
 
 /* The receiver sleeps ------------------------------------------------------ */
 
+static bool all_received(struct board *board, uint64_t sent)
+{
+	return atomic_load(&board->received) == sent;
+}
+
 static void receive_all(struct sluice_conn *conn, void *arg)
 {
 	const struct side *side = arg;
@@ -201,13 +208,10 @@ static void receive_all(struct sluice_conn *conn, void *arg)
 			CHECK_EQ(msg.tag, received);
 		CHECK_OK(sluice_release(conn, &msg));
 		atomic_store(&board->received, ++received);
+		if (all_received(board, atomic_load(&board->sent)))
+			busy(2000); /* it may even send before we sleep */
 	}
 	note(conn, board);
-}
-
-static bool all_received(struct board *board, uint64_t sent)
-{
-	return atomic_load(&board->received) == sent;
 }
 
 static void send_waiting(struct sluice_conn *conn, const struct side *side,
@@ -336,6 +340,7 @@ static void storm_room(struct sluice_conn *conn, const struct side *side)
 		atomic_store(&board->sent, n);
 		atomic_fetch_add(&board->turns, 1);
 		atomic_store(&board->full, true);
+		busy(2000); /* so that it may even act before we sleep */
 		/* The receiver is the judge of what is too late. */
 		CHECK_EQ(sluice_wait(conn, SLUICE_SEND, -1), SLUICE_SEND);
 	}

@@ -50,6 +50,7 @@ struct sluice_conn {
 	uint32_t rx_hold_limit;
 	uint16_t *rx_held; /* by id: segment + 1 while a view is held, else 0 */
 	uint32_t rx_held_count;
+	uint32_t rx_spins; /* looks at the ring before sluice_wait() */
 
 	/* releasing: this side's release ring, NULL when it goes by frames */
 	uint32_t release_mask;
@@ -280,13 +281,53 @@ static inline int sluice__ready(const struct sluice_conn *conn)
 	       conn->rx_position + 1;
 }
 
+/* Eight bytes of a slot, read once. */
+typedef const volatile uint64_t __attribute__((may_alias)) sluice__word;
+
+/*
+ * Most small messages are one inline slot. Its header is read once, into
+ * registers, and its payload is copied once, to where it stays.
+ */
+static inline int sluice__inline(const struct sluice_conn *conn,
+				 const struct sluice_slot *slot,
+				 struct sluice_msg *msg)
+{
+	/* kind, flags, segment and conn */
+	const uint64_t what = *(sluice__word *)&slot->kind;
+	const uint64_t offset = *(sluice__word *)&slot->offset;
+	const uint32_t len = *(const volatile uint32_t *)&slot->len;
+
+	if (what != SLUICE_SLOT_INLINE || offset || len > SLUICE_INLINE_MAX ||
+	    conn->rx_parts)
+		return 0;
+	msg->tag = *(sluice__word *)&slot->tag;
+	msg->len = len;
+	msg->flags = 0;
+	msg->id = 0;
+	msg->segment = 0;
+	msg->kind = SLUICE_SLOT_INLINE;
+	msg->resv = 0;
+	msg->view = NULL;
+	memcpy(msg->inline_data, slot->inline_data, SLUICE_INLINE_MAX);
+	__asm__ volatile("" : : : "memory");
+	return 1;
+}
+
 SLUICE_INLINE int sluice_recv(struct sluice_conn *conn, struct sluice_msg *msg)
 {
+	const struct sluice_slot *slot;
 	struct sluice_slot copy;
 
 	if (!sluice__likely(conn->rx_ring && sluice__ready(conn)))
 		return sluice_recv_slow(conn, msg);
-	copy = conn->rx_ring[conn->rx_position & conn->rx_mask];
+	slot = &conn->rx_ring[conn->rx_position & conn->rx_mask];
+	if (sluice__inline(conn, slot, msg)) {
+		if (++conn->rx_position - conn->rx_reported >=
+		    conn->rx_report_step)
+			sluice_report_head(conn);
+		return 1;
+	}
+	copy = *slot;
 	/* A hostile peer may go on writing: never look at its slot again. */
 	__asm__ volatile("" : : : "memory");
 	if (!sluice__likely(!(copy.flags | conn->rx_parts) &&
@@ -313,12 +354,30 @@ SLUICE_INLINE int sluice_recv_batch(struct sluice_conn *conn,
 	return (int)n;
 }
 
+static inline void sluice__relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield" : : : "memory");
+#endif
+}
+
+/*
+ * The answer to what was just sent is met by a short spin right here: on its way
+ * through the slow half, this side would not look at the ring for longer than
+ * the message takes.
+ */
 SLUICE_INLINE int sluice_recv_wait(struct sluice_conn *conn,
 				   struct sluice_msg *msg, int64_t timeout_ns)
 {
+	uint32_t i;
 	int r;
 
 	for (;;) {
+		for (i = timeout_ns ? conn->rx_spins : 0;
+		     i && conn->rx_ring && !sluice__ready(conn); i--)
+			sluice__relax();
 		r = sluice_recv(conn, msg);
 		if (r != -EAGAIN)
 			return r;

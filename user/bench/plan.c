@@ -30,9 +30,9 @@
 
 /*
  * A pool that grows by itself has its final size when this much, or a few rings
- * full of messages, has gone through: twice libsluice's default limit.
+ * full of messages, has gone through: eight times libsluice's default limit.
  */
-#define WARM_BYTES (512ul << 20)
+#define WARM_BYTES (2ul << 30)
 #define WARM_MESSAGES (4 * BENCH_RING_SLOTS)
 
 static int compare(const void *a, const void *b)

@@ -28,7 +28,7 @@ static inline uint8_t touch_byte(uint64_t word)
 
 static inline uint64_t touch_pattern(uint64_t word)
 {
-	return 0x0101010101010101 * touch_byte(word);
+	return 0x0101010101010101ull * touch_byte(word);
 }
 
 /*

@@ -183,6 +183,7 @@ static int establish(struct sluice_conn *conn)
 	conn->tx_out = core->tx_out;
 	conn->rx_held = core->rx_held;
 	conn->rx_hold_limit = mine;
+	conn->rx_spins = core->options.spin_ns ? 256 : 0;
 	core->peer_registered = core->peer.features & SLUICE_FEAT_MEMBARRIER;
 	core->tx_lane = core->rx_lane = SLUICE_LANE_QUEUED;
 	core->phase = PHASE_AWARE;

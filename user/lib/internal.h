@@ -268,6 +268,7 @@ struct conn_core {
 	uint32_t idle_sends; /* likewise */
 	uint32_t idle_sent; /* position of the last of them */
 	uint32_t tx_head; /* position below which the peer has consumed */
+	uint32_t tx_told; /* position up to which the consumer was woken */
 	uint32_t tx_last_rung; /* rx_state for which it was rung last */
 	uint32_t rx_last_rung; /* tx_state likewise */
 	bool doorbell_due;
@@ -421,6 +422,8 @@ void conn_harvest(struct sluice_conn *conn);
 bool conn_take_back(struct sluice_conn *conn, uint32_t id);
 /* Sends SWITCH if the direct lane is wanted. 0, -EAGAIN, -errno. */
 int send_switch(struct sluice_conn *conn);
+/* Wakes the consumer for a batch that is published but was not rung for. */
+void send_tell(struct sluice_conn *conn);
 /* Sends the slots of a batch that wait for a DATA frame. */
 int send_stage(struct sluice_conn *conn);
 /* Would what lacked at the last -EAGAIN be there now? */

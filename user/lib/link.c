@@ -54,7 +54,7 @@ int link_new(struct conn_core *core, int *fd)
 	conn->tx_limit = first + slots;
 	conn->release_mask = releases - 1;
 	conn->release_position = first;
-	core->tx_head = first;
+	core->tx_head = core->tx_told = first;
 	/* Where position p starts with p + 1 - N, no entry looks ready. */
 	for (i = 0; i < slots; i++) {
 		struct sluice_slot *ring =

@@ -23,9 +23,7 @@
 
 static int lacks(struct conn_core *core, enum need need, size_t size)
 {
-	/* A batch has been published so far without a ring. */
-	if (core->tx_lane == SLUICE_LANE_DIRECT && need != NEED_SOCKET)
-		sluice_wake_consumer(conn_of(core));
+	send_tell(conn_of(core));
 	core->need = need;
 	core->need_size = size;
 	return -EAGAIN;
@@ -118,6 +116,7 @@ void sluice_wake_consumer(struct sluice_conn *conn)
 	struct conn_core *core = core_of(conn);
 	uint32_t word;
 
+	core->tx_told = conn->tx_position;
 	/* Pairs with the fence in words_sleep(): slot before word. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	word = __atomic_load_n(&core->peer_link->rx_state, __ATOMIC_RELAXED);
@@ -128,6 +127,17 @@ void sluice_wake_consumer(struct sluice_conn *conn)
 	} else if (core->doorbell_due) {
 		control_push(conn, true);
 	}
+}
+
+void send_tell(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+
+	/* Only for what is new: else two idle peers would ring each other. */
+	if (core->tx_lane == SLUICE_LANE_DIRECT &&
+	    core->tx_told != conn->tx_position &&
+	    !(core->registered && sluice__spins(&core->peer_link->rx_state)))
+		sluice_wake_consumer(conn);
 }
 
 static void ring_publish(struct sluice_conn *conn, struct sluice_slot *slots,
@@ -574,8 +584,7 @@ int sluice_flush(struct sluice_conn *conn)
 		return r;
 	if (core->error)
 		return core->error;
-	if (core->tx_lane == SLUICE_LANE_DIRECT)
-		sluice_wake_consumer(conn);
+	send_tell(conn);
 	r = control_push(conn, true);
 	return r == -EAGAIN ? lacks(core, NEED_SOCKET, 0) : r;
 }

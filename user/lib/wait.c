@@ -19,15 +19,6 @@
 #define SPINS_PER_LOOK 4096
 #define SPINS_PER_SEND 16
 
-static inline void cpu_relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-	__builtin_ia32_pause();
-#elif defined(__aarch64__)
-	__asm__ volatile("yield" : : : "memory");
-#endif
-}
-
 uint32_t conn_ready(struct sluice_conn *conn, uint32_t what, bool look)
 {
 	struct conn_core *core = core_of(conn);
@@ -154,8 +145,7 @@ static int arm(struct sluice_conn *conn, uint32_t what, bool look,
 		sluice_report_head(conn);
 	ready = conn_ready(conn, what, look);
 	conn_push(conn);
-	if (core->tx_lane == SLUICE_LANE_DIRECT) /* for an open batch */
-		sluice_wake_consumer(conn);
+	send_tell(conn);
 	while (!ready && !core->armed) {
 		sleep_words(conn, what);
 		/*
@@ -315,7 +305,7 @@ static int spin(struct sluice_conn *conn, uint32_t what, int64_t deadline)
 			if (look)
 				conn_push(conn);
 		}
-		cpu_relax();
+		sluice__relax();
 		/* A look at a flooded socket can take long. */
 		if (!clock || (!look && i % SPINS_PER_CLOCK))
 			continue;
@@ -352,8 +342,7 @@ int sluice_wait(struct sluice_conn *conn, uint32_t what, int64_t timeout_ns)
 		return (int)ready;
 	if (conn->rx_reported != conn->rx_position && core->both_link)
 		sluice_report_head(conn);
-	if (core->tx_lane == SLUICE_LANE_DIRECT) /* for an open batch */
-		sluice_wake_consumer(conn);
+	send_tell(conn);
 	if (timeout_ns == 0)
 		return -ETIMEDOUT;
 	deadline = deadline_after(timeout_ns);
