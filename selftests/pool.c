@@ -107,6 +107,18 @@ TAP_TEST(two_pools_are_one_too_many)
 	sluice_pool_free(options.pool);
 }
 
+/* Its segments' fds are closed once its own peer has them. */
+TAP_TEST(pool_of_a_conn_is_not_shared)
+{
+	struct sluice_options options = ENDS_OPTIONS();
+	struct sluice_conn *conn[2], *more[2];
+
+	ends_pair(conn, NULL, NULL);
+	options.pool = sluice_conn_pool(conn[0]);
+	CHECK_EQ(sluice_pair(more, &options), -EINVAL);
+	ends_close(conn);
+}
+
 /* Structs of other versions: shorter, longer, longer with news. */
 TAP_TEST(option_sizes)
 {

@@ -148,7 +148,7 @@ static inline int sluice__spins(const uint32_t *word)
 
 /*
  * A consumer in STATE_SPIN needs no fence here: before it leaves that state its
- * membarrier supplies one (PROTOCOL.md section 8; pairs with word_sleep() in
+ * membarrier supplies one (PROTOCOL.md section 8; pairs with words_sleep() in
  * user/lib/sleep.c).
  */
 static inline void sluice__published(struct sluice_conn *conn)

@@ -6,8 +6,8 @@
  * hot.h touch; it is wiped in a child of fork(). The second, struct conn_core,
  * is the rest. core_of() and conn_of() step from one to the other.
  *
- * Dependencies go one way: memory, sleep, pool, link, frame < control < send,
- * recv < wait < set; hello ties a conn's start together, socket its birth.
+ * Who calls whom, mostly: socket and hello make a conn; set and wait ask send and
+ * recv, these use lane and control, and those pool, link, frame, sleep, memory.
  */
 #ifndef SLUICE_INTERNAL_H
 #define SLUICE_INTERNAL_H
@@ -414,18 +414,30 @@ int control_next_data(struct sluice_conn *conn);
 int control_push(struct sluice_conn *conn, bool batch);
 void control_doorbell(struct sluice_conn *conn);
 
-/* send.c ------------------------------------------------------------------ */
+/* lane.c ------------------------------------------------------------------ */
 
-/* Takes releases from the peer's ring, and what it says of rx_head. */
+/* Takes releases from the peer's ring. */
 void conn_harvest(struct sluice_conn *conn);
 /* The owner's side of a release. False: it was not outstanding. */
 bool conn_take_back(struct sluice_conn *conn, uint32_t id);
-/* Sends SWITCH if the direct lane is wanted. 0, -EAGAIN, -errno. */
-int send_switch(struct sluice_conn *conn);
+/* Notes what a send or loan lacks. -EAGAIN. */
+int send_lacks(struct conn_core *core, enum need need, size_t size);
+/* Reads how far the peer has consumed the ring. 0, or -EPROTO. */
+int send_refresh_room(struct sluice_conn *conn);
+/* Is there room for count slots in the lane? 0, -EAGAIN, -errno. */
+int send_room(struct sluice_conn *conn, uint32_t count);
+/* Publishes slots in the ring, for which there is room. */
+void send_publish(struct sluice_conn *conn, struct sluice_slot *slots,
+		  uint32_t count);
 /* Wakes the consumer for a batch that is published but was not rung for. */
 void send_tell(struct sluice_conn *conn);
 /* Sends the slots of a batch that wait for a DATA frame. */
 int send_stage(struct sluice_conn *conn);
+/* Sends SWITCH if the direct lane is wanted. 0, -EAGAIN, -errno. */
+int send_switch(struct sluice_conn *conn);
+
+/* send.c ------------------------------------------------------------------ */
+
 /* Would what lacked at the last -EAGAIN be there now? */
 bool send_ready(struct sluice_conn *conn);
 

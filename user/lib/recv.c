@@ -53,7 +53,7 @@ static void store_head(struct sluice_conn *conn)
 	struct conn_core *core = core_of(conn);
 
 	conn->rx_reported = conn->rx_position;
-	/* Pairs with the acquire load in refresh_room(): copied, then freed. */
+	/* Pairs with the acquire load in send_refresh_room(). */
 	__atomic_store_n(&core->link->rx_head,
 			 core->link->rx_first + conn->rx_position -
 				 core->peer_geometry.ring_first,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
 /*
- * The sleeper's half of PROTOCOL.md section 8; the waker's is in control.c and,
+ * The sleeper's half of PROTOCOL.md section 8; the waker's is in lane.c, recv.c and,
  * for peers that spin, in hot.h. selftests/sleep.pml is the model of both.
  */
 #include "internal.h"
