@@ -79,6 +79,7 @@ TAP_EACH(timeout, kind, kinds)
 		check_timeout(conn[0], SLUICE_SEND, 1);
 		check_timeout(conn[0], SLUICE_SEND | SLUICE_RECV, 200000);
 		check_timeout(conn[0], SLUICE_SEND, 30 * MS);
+		drain(conn[1]);
 	}
 }
 
