@@ -243,22 +243,30 @@ static const struct limit {
 	size_t size;
 	uint32_t count; /* buffers it allows at least; 0: none ever */
 	uint32_t flags;
+	uint32_t class; /* the only one, or 0 for the default ones */
 } limits[] = {
-	{ "one-buffer", 65536, 65536, 1, 0 },
-	{ "one-page", 4096, 100, 16, 0 },
-	{ "many", 1 << 20, 4096, 250, 0 },
-	{ "odd", 10000, 256, 32, 0 },
-	{ "odd-large", (1 << 20) + 100, 1000, 1020, 0 },
-	{ "under-a-page", 1000, 256, 0, 0 },
-	{ "under-the-class", 65535, 40000, 0, 0 },
-	{ "under-a-huge-page", 1 << 20, 4096, 250, SLUICE_POOL_F_HUGE },
-	{ "odd-huge", 3 << 20, 4096, 700, SLUICE_POOL_F_HUGE },
+	{ "one-buffer", 65536, 65536, 1, 0, 0 },
+	{ "one-page", 4096, 100, 16, 0, 0 },
+	{ "many", 1 << 20, 4096, 250, 0, 0 },
+	{ "odd", 10000, 256, 32, 0, 0 },
+	{ "odd-large", (1 << 20) + 100, 1000, 1020, 0, 0 },
+	{ "odd-class", 3 << 20, 3 << 20, 1, 0, 3 << 20 },
+	{ "under-a-page", 1000, 256, 0, 0, 0 },
+	{ "under-the-class", 65535, 40000, 0, 0, 0 },
+	{ "under-a-huge-page", 1 << 20, 4096, 250, SLUICE_POOL_F_HUGE, 0 },
+	{ "odd-huge", 3 << 20, 4096, 700, SLUICE_POOL_F_HUGE, 0 },
+	/* As many huge pages as the limit has do not hold one buffer. */
+	{ "huge-class", 3 << 20, 3 << 20, 1, SLUICE_POOL_F_HUGE, 3 << 20 },
+	{ "huge-class-odd", 7 << 20, 5 << 20, 1, SLUICE_POOL_F_HUGE, 5 << 20 },
+	{ "huge-class-two", 11 << 20, 5 << 20, 2, SLUICE_POOL_F_HUGE, 5 << 20 },
 };
 
 TAP_EACH(at_the_limit, row, limits)
 {
 	struct sluice_pool_options options =
-		ENDS_POOL(.limit = row->limit, .flags = row->flags);
+		ENDS_POOL(.limit = row->limit, .flags = row->flags,
+			  .classes = row->class ? &row->class : NULL,
+			  .class_count = row->class != 0);
 	struct sluice_buf *bufs[2048], *again;
 	struct sluice_pool *pool;
 	uint32_t n = 0, i;

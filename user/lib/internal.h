@@ -115,7 +115,6 @@ struct segment {
 	struct sluice_buf *bufs;
 	uint32_t count;
 	uint32_t announced; /* conns that know it */
-	uint32_t used; /* counted by trim only */
 	int fd;
 	uint16_t class_index;
 	bool huge;
@@ -158,14 +157,22 @@ int pool_take(struct pool *pool, size_t size, bool may_grow,
 	      struct sluice_buf **buf);
 /* Puts back what a take took, as if nothing had been. */
 void pool_untake(struct sluice_buf *buf);
-/* A conn forgot the segment (acknowledged DEL, or it is gone). */
-void pool_forget(struct pool *pool, uint32_t segment);
 /* Looks for releases at every conn of the pool. */
 void pool_harvest(struct pool *pool);
 /* Ends closed conns whose buffers are back. */
 void pool_reap(struct pool *pool);
 /* Something came back: conns in a set that wait for it look again. */
 void pool_wake(struct pool *pool);
+
+/* segment.c --------------------------------------------------------------- */
+
+/* One more segment of the class. -EAGAIN: at the limit. */
+int pool_grow(struct pool *pool, unsigned int class_index);
+/* Retires each segment without used buffers; returns the bytes. */
+int64_t pool_retire_unused(struct pool *pool);
+/* A conn forgot the segment (acknowledged DEL, or it is gone). */
+void pool_forget(struct pool *pool, uint32_t segment);
+void segment_destroy(struct pool *pool, uint32_t segment);
 
 /* link.c ------------------------------------------------------------------ */
 
