@@ -180,14 +180,28 @@ LOOP const void *packet_take(struct bench_side *side)
 	return NULL;
 }
 
-LOOP int socket_send(struct bench_side *side)
+/* One call that sends or receives some of a stream of bytes. */
+typedef ssize_t put_some(int fd, const void *data, size_t len);
+typedef ssize_t take_some(int fd, void *data, size_t len);
+
+LOOP ssize_t socket_put(int fd, const void *data, size_t len)
+{
+	return send(fd, data, len, MSG_NOSIGNAL);
+}
+
+LOOP ssize_t socket_take(int fd, void *data, size_t len)
+{
+	return recv(fd, data, len, 0);
+}
+
+LOOP int bytes_send(struct bench_side *side, put_some *put)
 {
 	const int fd = side->channel->out[side->index];
 	size_t done = 0;
 	ssize_t n;
 
 	while (done < side->size) {
-		n = send(fd, out_data + done, side->size - done, MSG_NOSIGNAL);
+		n = put(fd, out_data + done, side->size - done);
 		if (n > 0)
 			done += (size_t)n;
 		else if (!again(n))
@@ -196,14 +210,14 @@ LOOP int socket_send(struct bench_side *side)
 	return 0;
 }
 
-LOOP const void *socket_take(struct bench_side *side)
+LOOP const void *bytes_take(struct bench_side *side, take_some *take)
 {
 	const int fd = side->channel->in[side->index];
 	size_t done = 0;
 	ssize_t n;
 
 	while (done < side->size) {
-		n = recv(fd, in_data + done, side->size - done, 0);
+		n = take(fd, in_data + done, side->size - done);
 		if (n > 0) {
 			done += (size_t)n;
 		} else if (!again(n)) {
@@ -212,40 +226,26 @@ LOOP const void *socket_take(struct bench_side *side)
 		}
 	}
 	return in_data;
+}
+
+LOOP int stream_send(struct bench_side *side)
+{
+	return bytes_send(side, socket_put);
+}
+
+LOOP const void *stream_take(struct bench_side *side)
+{
+	return bytes_take(side, socket_take);
 }
 
 LOOP int pipe_send(struct bench_side *side)
 {
-	const int fd = side->channel->out[side->index];
-	size_t done = 0;
-	ssize_t n;
-
-	while (done < side->size) {
-		n = write(fd, out_data + done, side->size - done);
-		if (n > 0)
-			done += (size_t)n;
-		else if (!again(n))
-			return out_failed(side);
-	}
-	return 0;
+	return bytes_send(side, write);
 }
 
 LOOP const void *pipe_take(struct bench_side *side)
 {
-	const int fd = side->channel->in[side->index];
-	size_t done = 0;
-	ssize_t n;
-
-	while (done < side->size) {
-		n = read(fd, in_data + done, side->size - done);
-		if (n > 0) {
-			done += (size_t)n;
-		} else if (!again(n)) {
-			in_failed(side, n);
-			return NULL;
-		}
-	}
-	return in_data;
+	return bytes_take(side, read);
 }
 
 static int seqpacket_run(struct bench_side *side)
@@ -264,8 +264,8 @@ static int stream_run(struct bench_side *side)
 {
 	static const struct loop_ops ops = {
 		.begin = fd_begin,
-		.send = socket_send,
-		.take = socket_take,
+		.send = stream_send,
+		.take = stream_take,
 		.done = fd_done,
 	};
 
