@@ -59,6 +59,31 @@ static void loop_close(struct loop *loop)
 		close(loop->epoll);
 }
 
+/* In one process: the fd's edge comes once, for all that the peer has sent. */
+TAP_TEST(edge_with_a_switch)
+{
+	struct sluice_conn *conn[2];
+	struct epoll_event event;
+	struct sluice_msg msg;
+	struct loop loop;
+	short events;
+
+	kind_pair(conn, &kinds[QUEUED], NULL, NULL);
+	loop_open(&loop, EPOLL_EDGE, sluice_conn_fd(conn[1]));
+	event = (struct epoll_event){ .events = EPOLLIN | EPOLLET };
+	CHECK_SYS(epoll_ctl(loop.epoll, EPOLL_CTL_MOD, loop.fd, &event));
+	CHECK_EQ(sluice_recv(conn[1], &msg), -EAGAIN);
+	CHECK_EQ(sluice_arm(conn[1], SLUICE_RECV, &events), 0);
+	/* A SWITCH frame, nothing in the ring, BYE. */
+	CHECK_OK(sluice_conn_set_lane(conn[0], SLUICE_LANE_DIRECT));
+	CHECK_OK(sluice_conn_shutdown(conn[0]));
+	CHECK_EQ(epoll_wait(loop.epoll, &event, 1, 0), 1);
+	CHECK_EQ(sluice_arm(conn[1], SLUICE_RECV, &events), SLUICE_RECV);
+	CHECK_EQ(sluice_recv(conn[1], &msg), 0);
+	loop_close(&loop);
+	ends_close(conn);
+}
+
 /* Registered once, again only when the events change. */
 static void loop_change(struct loop *loop, short events)
 {

@@ -28,6 +28,8 @@ static const struct lack {
 	{ "pool-queued", SLUICE_F_NO_DIRECT, 0, 0, 65536, 4096, 16, false },
 	{ "pool-chosen", 0, 0, 0, 65536, 4096, 16, true },
 	{ "window", 0, 0, 0, 0, 1 << 20, 0, false },
+	{ "window-queued", SLUICE_F_NO_DIRECT, 0, 0, 0, 1 << 20, 0, false },
+	{ "window-chosen", 0, 0, 0, 0, 1 << 20, 0, true },
 	{ "socket", SLUICE_F_NO_DIRECT, 0, 0, 0, 8, 0, false },
 	{ "socket-chosen", 0, 0, 0, 0, 32, 0, true },
 };

@@ -335,9 +335,10 @@ struct sluice_part {
  */
 
 /*
- * Lends a buffer of the conn's pool: sluice_pool_loan(). In the direct lane also
- * -EAGAIN while 8 MiB are out and the peer does not read: the pool grows for
- * peers that hold what they received, not for those that are slow.
+ * Lends a buffer of the conn's pool: sluice_pool_loan(). Also -EAGAIN while 8 MiB
+ * are out and the peer does not read: the pool grows for peers that hold what
+ * they received, not for those that are slow. (In the queued lane no event tells
+ * that the peer has read: there sluice_arm() and wait sets let the pool grow.)
  */
 SLUICE_INLINE int sluice_loan(struct sluice_conn *conn, size_t size,
 			      struct sluice_buf **buf);

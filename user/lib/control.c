@@ -339,7 +339,7 @@ static int push_bits(struct sluice_conn *conn, uint64_t *due, uint64_t *done,
 	return 0;
 }
 
-static int push_releases(struct sluice_conn *conn)
+int control_releases(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
 	struct sluice_frame frame = { .type = SLUICE_FRAME_RELEASE };
@@ -362,6 +362,7 @@ static int push_releases(struct sluice_conn *conn)
 			core->rx_held[core->pending_ids[--core->pending_count]] =
 				0;
 	}
+	core->pending_bytes = 0;
 	return 0;
 }
 
@@ -372,11 +373,11 @@ int control_push(struct sluice_conn *conn, bool batch)
 
 	if (core->error)
 		return core->error;
-	if (core->pending_count)
-		r = push_releases(conn);
-	if (core->eof)
+	if (core->eof) {
+		control_releases(conn);
 		return 0;
-	if (!r && core->hello_due) {
+	}
+	if (core->hello_due) {
 		r = hello_process(conn);
 		if (!r && core->hello_due)
 			r = -EAGAIN;
@@ -389,8 +390,11 @@ int control_push(struct sluice_conn *conn, bool batch)
 		r = push_bits(conn, core->ack_due, NULL, SLUICE_FRAME_F_ACK);
 	if (!r)
 		r = push_bits(conn, core->del_due, core->del_sent, 0);
-	if (!r && (batch || core->bye_due))
+	if (!r && (batch || core->bye_due)) {
 		r = send_stage(conn);
+		if (!r)
+			r = control_releases(conn);
+	}
 	if (!r && core->bye_due) {
 		r = push_frame(conn, SLUICE_FRAME_BYE, 0,
 			       core->link ? conn->tx_position : 0);

@@ -3,7 +3,9 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -91,6 +93,13 @@ bool socket_writable(int fd)
 	struct pollfd p = { .fd = fd, .events = POLLOUT };
 
 	return poll(&p, 1, 0) == 1;
+}
+
+bool socket_unread(int fd)
+{
+	int bytes;
+
+	return !ioctl(fd, SIOCOUTQ, &bytes) && bytes;
 }
 
 int frame_recv(struct sluice_conn *conn, struct frame *frame, int flags)

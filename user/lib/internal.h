@@ -266,6 +266,7 @@ struct conn_core {
 	/* releasing */
 	uint32_t *pending_ids; /* RELEASE frames to be sent: RX_HELD_PENDING */
 	uint32_t pending_count;
+	uint64_t pending_bytes;
 	uint64_t ack_due[SLUICE_SEGMENTS_MAX / 64];
 
 	/* sending */
@@ -288,6 +289,8 @@ struct conn_core {
 	uint64_t del_sent[SLUICE_SEGMENTS_MAX / 64];
 	enum need need;
 	size_t need_size; /* slots, ids or bytes */
+	bool window_full; /* NEED_BUFFER, and the pool might grow */
+	bool window_waived;
 
 	struct pool *pool;
 	struct list pool_link; /* in pool.conns or pool.closing */
@@ -408,6 +411,8 @@ void frame_close(struct frame *frame);
 /* Has the peer closed, or shut down its sending side? */
 bool socket_hung_up(int fd);
 bool socket_writable(int fd);
+/* Has the peer left any message of ours in its queue? */
+bool socket_unread(int fd);
 
 /* control.c --------------------------------------------------------------- */
 
@@ -417,8 +422,13 @@ int control_frame(struct sluice_conn *conn, struct frame *frame);
 int control_drain(struct sluice_conn *conn);
 /* Reads it until there is something in the inbox, if that comes first. */
 int control_next_data(struct sluice_conn *conn);
-/* Sends what met EAGAIN before; batch: and staged slots. -EAGAIN if it does again. */
+/*
+ * Sends what met EAGAIN before; batch: and staged slots and releases. -EAGAIN if
+ * it does again.
+ */
 int control_push(struct sluice_conn *conn, bool batch);
+/* Sends the pending RELEASE frames. */
+int control_releases(struct sluice_conn *conn);
 void control_doorbell(struct sluice_conn *conn);
 
 /* lane.c ------------------------------------------------------------------ */

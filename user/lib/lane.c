@@ -10,6 +10,7 @@
 int send_lacks(struct conn_core *core, enum need need, size_t size)
 {
 	send_tell(conn_of(core));
+	control_releases(conn_of(core)); /* the peer may wait for as much */
 	core->need = need;
 	core->need_size = size;
 	return -EAGAIN;
@@ -231,9 +232,12 @@ int send_stage(struct sluice_conn *conn)
 		return 0;
 	r = frame_send(conn, &frame, core->stage,
 		       core->stage_count * sizeof(*core->stage), -1);
-	if (!r)
-		core->stage_count = 0;
-	return r;
+	if (r)
+		return r;
+	core->stage_count = 0;
+	/* Not before: they would wake the peer for less than it waits for. */
+	control_releases(conn);
+	return 0;
 }
 
 static int room_direct(struct sluice_conn *conn, uint32_t count)

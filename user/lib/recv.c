@@ -11,6 +11,12 @@
 
 #include <errno.h>
 
+/*
+ * Released bytes that a RELEASE frame does not wait for any longer: so few that
+ * the sender gets buffers back which are still in a cache. A guess.
+ */
+#define RELEASE_BYTES (2u << 20)
+
 /* Empty looks at the ring between two looks at the socket. */
 #define RECVS_PER_LOOK 64
 
@@ -467,9 +473,10 @@ int sluice_release_slow(struct sluice_conn *conn, const struct sluice_msg *msg)
 	}
 	core->rx_held[msg->id] = RX_HELD_PENDING;
 	core->pending_ids[core->pending_count++] = msg->id;
+	core->pending_bytes += msg->len;
 	/* Half of what it may send is a good time to let the peer go on. */
 	if (core->pending_count >= core->options.hold_limit / 2 ||
-	    core->bye_seen)
-		control_push(conn, false);
+	    core->pending_bytes >= RELEASE_BYTES || core->bye_seen)
+		control_releases(conn);
 	return 0;
 }

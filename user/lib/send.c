@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 /*
- * While this much is out, and the ring is not read empty, a loan waits rather
+ * While this much is out, and the peer has not read all, a loan waits rather
  * than grows the pool: more would only fall out of the cache. A guess.
  */
 #define UNREAD_WINDOW (8ull << 20)
@@ -277,15 +277,25 @@ int sluice_send_slow(struct sluice_conn *conn, const void *data, size_t len,
 	return r;
 }
 
-/* See UNREAD_WINDOW. A peer that has read everything may hold what it likes. */
-static bool window_full(struct sluice_conn *conn)
+/* Has the peer still to read what was sent, but for what may be in its hands? */
+static bool peer_is_behind(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+
+	if (core->tx_lane == SLUICE_LANE_DIRECT)
+		return !send_refresh_room(conn) &&
+		       conn->tx_position - core->tx_head >= 2;
+	return core->stage_count || socket_unread(core->fd);
+}
+
+/* Is UNREAD_WINDOW out? A peer that has read everything may hold more. */
+static bool much_is_out(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
 	uint64_t bytes = 0;
 	uint32_t id;
 
-	if (core->tx_lane != SLUICE_LANE_DIRECT || core->eof ||
-	    send_refresh_room(conn) || conn->tx_position - core->tx_head < 2)
+	if (!conn_out(core) || core->eof || core->window_waived)
 		return false;
 	for (id = 0; id < core->peer.hold_limit; id++)
 		if (conn->tx_out[id])
@@ -298,6 +308,7 @@ int sluice_loan_slow(struct sluice_conn *conn, size_t size,
 {
 	struct conn_core *core = core_of(conn);
 	int r = conn_check(core);
+	bool behind;
 
 	if (r)
 		return r;
@@ -305,18 +316,14 @@ int sluice_loan_slow(struct sluice_conn *conn, size_t size,
 	r = pool_take(core->pool, size, false, buf);
 	if (r != -EAGAIN)
 		return r;
+	/* In this order: what a peer released before it read all is not out. */
+	behind = much_is_out(conn) && peer_is_behind(conn);
 	pool_harvest(core->pool);
 	if (core->error)
 		return core->error;
-	r = pool_take(core->pool, size, false, buf);
-	if (r != -EAGAIN)
-		return r;
-	if (!window_full(conn))
-		r = pool_take(core->pool, size, true, buf);
-	if (r == -EAGAIN) {
-		send_lacks(core, NEED_BUFFER, size);
-	}
-	return r;
+	core->window_full = behind && much_is_out(conn);
+	r = pool_take(core->pool, size, !core->window_full, buf);
+	return r == -EAGAIN ? send_lacks(core, NEED_BUFFER, size) : r;
 }
 
 int sluice_flush(struct sluice_conn *conn)

@@ -19,15 +19,30 @@
 #define SPINS_PER_LOOK 4096
 #define SPINS_PER_SEND 16
 
+/*
+ * Sleep between two looks whether the peer has read what is queued, when the
+ * pool may only then grow: no event tells of it. It matters only to a peer that
+ * holds much and releases nothing.
+ */
+#define UNREAD_LOOK_NS 5000000
+
 uint32_t conn_ready(struct sluice_conn *conn, uint32_t what, bool look)
 {
 	struct conn_core *core = core_of(conn);
 	uint32_t ready = 0;
+	bool until_data = !(what & SLUICE_SEND) && !core->rx_ring;
 	bool plain = false;
+	int r;
 
-	if (look)
-		plain = control_drain(conn) == 1 ||
+	if (look) {
+		/* No further than needed: the peer goes by what is unread. */
+		r = until_data ? control_next_data(conn) : control_drain(conn);
+		plain = r == 1 ||
 			(core->phase == PHASE_PLAIN && plain_ready(conn));
+	}
+	/* A switch may be all that was read: then look on. */
+	if (look && until_data && !recv_ready(conn) && core->rx_ring)
+		control_drain(conn);
 	if (plain || recv_ready(conn))
 		ready |= SLUICE_RECV;
 	if (what & SLUICE_SEND && send_ready(conn))
@@ -170,6 +185,13 @@ static int arm(struct sluice_conn *conn, uint32_t what, bool look,
 	return 0;
 }
 
+/* Waits for the peer to read, in a lane where it does not tell. */
+static bool waits_unheard(const struct conn_core *core, uint32_t what)
+{
+	return waits_for_buffer(core, what) && core->window_full &&
+	       core->tx_lane == SLUICE_LANE_QUEUED;
+}
+
 int sluice_arm(struct sluice_conn *conn, uint32_t what, short *events)
 {
 	struct conn_core *core = core_of(conn);
@@ -180,7 +202,10 @@ int sluice_arm(struct sluice_conn *conn, uint32_t what, short *events)
 	if (!what || what & ~(SLUICE_RECV | SLUICE_SEND))
 		return -EINVAL;
 	conn_disarm(conn);
-	return arm(conn, what, true, events);
+	core->window_waived = waits_unheard(core, what);
+	r = arm(conn, what, true, events);
+	core->window_waived = false;
+	return r;
 }
 
 /*
@@ -239,9 +264,14 @@ static int sleep_once(struct sluice_conn *conn, uint32_t what, short events,
 	struct pollfd p = { .fd = core->fd, .events = events };
 	struct timespec t, *timeout = NULL;
 	struct frame frame;
-	int64_t left = 0;
+	int64_t left = 0, look;
 	int r;
 
+	if (waits_unheard(core, what)) {
+		look = deadline_after(UNREAD_LOOK_NS);
+		if (look < deadline)
+			deadline = look;
+	}
 	if (deadline != INT64_MAX) {
 		left = deadline - now_ns();
 		if (left < 0)
