@@ -87,6 +87,36 @@ direct_sends_no_frames()
 	END
 }
 
+# What is kept and what is discarded, of three repetitions and those done again.
+repeats()
+{
+	bench --systems pipe --sizes 32 --runs 3 --json "$tmp/json" >"$tmp/out"
+	python3 - "$tmp/json" <<-'END'
+		import json, sys
+
+		result = json.load(open(sys.argv[1]))
+		for row in result["rows"]:
+		    # Where all were disturbed, all count.
+		    assert 1 <= row["runs"] <= 6, row
+		    assert 3 <= row["runs"] + row["discarded"] <= 12, row
+		probe = result["probe"]
+		assert probe["discarded"] == \
+		    sum(row["discarded"] for row in result["rows"]), result
+		assert 6 <= probe["repetitions"] + probe["discarded"], result
+		assert probe["low_ns"] < probe["p50_ns"] < probe["high_ns"], result
+	END
+}
+
+terminal_progress()
+{
+	timeout 60 script -qec "sluice-bench --cpus $cpus --seconds 0.005 \
+		--runs 1 --systems pipe --sizes 32 2>&1 >/dev/null" \
+		/dev/null >"$tmp/out"
+	cat -v "$tmp/out"
+	grep -q $'\r.* % of [0-9]* repetitions.*: pipe, stream, spin, 32 B' \
+		"$tmp/out"
+}
+
 too_large_for_a_packet()
 {
 	bench --systems seqpacket,direct --sizes 16M --json "$tmp/json" \
@@ -222,6 +252,8 @@ tap_case 'the direct lane sends no frames' direct_sends_no_frames
 tap_case 'what a socket cannot carry is no error' too_large_for_a_packet
 tap_case 'plots' plots
 tap_case '--plot without gnuplot' plots_only_with_gnuplot
+tap_case '--runs' repeats
+tap_case 'progress on a terminal' terminal_progress
 tap_case '--list' lists
 tap_case '--help' helps
 tap_case 'files that are there survive a mistake' keeps_old_results
