@@ -3,7 +3,7 @@
 #
 # sluice-bench: every system measures every pattern and mode, the results say
 # what they should, and mistakes are found before the run. Nothing here depends
-# on how fast anything is. Limit: 120 s
+# on how fast anything is.
 # shellcheck source=selftests/tap.sh
 . "${0%/*}/tap.sh"
 
@@ -20,7 +20,7 @@ trap 'exit 1' INT TERM HUP
 
 bench()
 {
-	timeout 60 sluice-bench --cpus "$cpus" --seconds 0.005 --runs 1 "$@"
+	sluice-bench --cpus "$cpus" --seconds 0.005 --runs 1 "$@"
 }
 
 # It exits with $1, and says $2 on standard error only.
@@ -34,12 +34,14 @@ says()
 		test ! -s "$tmp/out"
 }
 
+# measures_all TOUCH SIZES
 measures_all()
 {
-	bench --patterns pingpong,stream --modes spin,block --sizes 32,4K,100K \
-		--json "$tmp/json" "$@" >"$tmp/out" 2>"$tmp/err"
+	bench --patterns pingpong,stream --modes spin,block --touch "$1" \
+		--sizes "$2" --json "$tmp/json" >"$tmp/out" 2>"$tmp/err" ||
+		{ cat "$tmp/err"; return 1; }
 	test ! -s "$tmp/err" # no terminal, no progress
-	python3 - "$tmp/json" "${2:-first}" <<-'END'
+	python3 - "$tmp/json" "$1" "$2" <<-'END'
 		import itertools, json, sys
 
 		result = json.load(open(sys.argv[1]))
@@ -49,7 +51,8 @@ measures_all()
 		        for r in rows]
 		want = itertools.product(
 		    "raw memcpy seqpacket stream pipe queued direct".split(),
-		    ["pingpong", "stream"], ["spin", "block"], [32, 4096, 102400])
+		    ["pingpong", "stream"], ["spin", "block"],
+		    [int(size) for size in sys.argv[3].split(",")])
 		assert sorted(keys) == sorted(want), keys
 		for row in rows:
 		    assert row["touch"] == sys.argv[2], row
@@ -82,6 +85,36 @@ direct_sends_no_frames()
 		for row in json.load(open(sys.argv[1]))["rows"]:
 		    assert row["frames_per_msg"] < 0.1, row
 	END
+}
+
+# What is kept and what is discarded, of three repetitions and those done again.
+repeats()
+{
+	bench --systems pipe --sizes 32 --runs 3 --json "$tmp/json" >"$tmp/out"
+	python3 - "$tmp/json" <<-'END'
+		import json, sys
+
+		result = json.load(open(sys.argv[1]))
+		for row in result["rows"]:
+		    # Where all were disturbed, all count.
+		    assert 1 <= row["runs"] <= 6, row
+		    assert 3 <= row["runs"] + row["discarded"] <= 12, row
+		probe = result["probe"]
+		assert probe["discarded"] == \
+		    sum(row["discarded"] for row in result["rows"]), result
+		assert 6 <= probe["repetitions"] + probe["discarded"], result
+		assert probe["low_ns"] < probe["p50_ns"] < probe["high_ns"], result
+	END
+}
+
+terminal_progress()
+{
+	timeout 60 script -qec "sluice-bench --cpus $cpus --seconds 0.005 \
+		--runs 1 --systems pipe --sizes 32 2>&1 >/dev/null" \
+		/dev/null >"$tmp/out"
+	cat -v "$tmp/out"
+	grep -q $'\r.* % of [0-9]* repetitions.*: pipe, stream, spin, 32 B' \
+		"$tmp/out"
 }
 
 too_large_for_a_packet()
@@ -155,18 +188,28 @@ keeps_old_results()
 	test ! -e "$tmp/new"
 }
 
+# Of the process $1, if there is one.
+children()
+{
+	cat "/proc/$1/task/$1/children" 2>/dev/null || :
+}
+
 # Starts a run of $1 seconds; sets pid, and sides to its two processes.
 start()
 {
-	timeout 60 sluice-bench --cpus "$cpus" --seconds "$1" --systems direct \
+	local bench_pid i
+
+	timeout 100 sluice-bench --cpus "$cpus" --seconds "$1" --systems direct \
 		--modes block --patterns pingpong --sizes 32 --json "$tmp/dead" \
 		>"$tmp/out" 2>"$tmp/err" &
 	pid=$!
 	for ((i = 0; i < 500; i++)); do
-		mapfile -t sides < <(pgrep -P "$(pgrep -P "$pid")" 2>/dev/null)
+		bench_pid=$(children "$pid")
+		read -ra sides <<<"$(children "${bench_pid% }")"
 		test ${#sides[@]} = 2 && return
 		sleep 0.01
 	done
+	kill "$pid"
 	echo "its processes did not start"
 	return 1
 }
@@ -202,12 +245,15 @@ notices_hang()
 	ends_with 'killed'
 }
 
-tap_case 'every system, pattern and mode; first line touched' measures_all
-tap_case 'the same, every byte touched' measures_all --touch all
+tap_case 'every system, pattern and mode; first line touched' \
+	measures_all first 32,4096
+tap_case 'the same, every byte touched' measures_all all 102400
 tap_case 'the direct lane sends no frames' direct_sends_no_frames
 tap_case 'what a socket cannot carry is no error' too_large_for_a_packet
 tap_case 'plots' plots
 tap_case '--plot without gnuplot' plots_only_with_gnuplot
+tap_case '--runs' repeats
+tap_case 'progress on a terminal' terminal_progress
 tap_case '--list' lists
 tap_case '--help' helps
 tap_case 'files that are there survive a mistake' keeps_old_results

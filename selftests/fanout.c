@@ -83,7 +83,8 @@ static void check_view(const struct sluice_msg *msg)
 
 /* Fan-out ------------------------------------------------------------------ */
 
-#define ROUNDS 300
+#define ROUNDS 120
+#define BETWEEN_KILLS 12 /* rounds */
 
 /* Holds each message for a while; it must not change meanwhile. */
 static void hold_and_release(struct sluice_conn *conn, void *arg)
@@ -129,7 +130,7 @@ static void fan_out(const struct kind *kind, bool kill_some)
 				continue;
 			sluice_buf_ref(buf);
 			send_filled(conn[i], buf, round);
-			if (!kill_some || i == 0 || round != i * 30)
+			if (!kill_some || i == 0 || round != i * BETWEEN_KILLS)
 				continue;
 			/* Anywhere in its round, it may hold the buffer. */
 			tap_sleep((int64_t)tap_random_below(200000));

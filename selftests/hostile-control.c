@@ -108,6 +108,14 @@ static void release(struct world *world, uint32_t first, uint32_t second)
 	raw_send(world->raw.sock, &m);
 }
 
+static void release_one(struct world *world, uint32_t id)
+{
+	struct raw_message m;
+
+	raw_frame(&m, SLUICE_FRAME_RELEASE, 1, 0, &id, sizeof(id));
+	raw_send(world->raw.sock, &m);
+}
+
 TAP_TEST(release_twice_in_a_frame)
 {
 	struct world world;
@@ -139,14 +147,10 @@ TAP_TEST(release_twice_in_two_frames)
 /* With links on both sides, releases travel in the ring. */
 TAP_TEST(release_frame_beside_ring)
 {
-	struct raw_message m;
 	struct world world;
-	uint32_t id;
 
 	start(&world, NULL, RAW_ALL);
-	id = take_buffer(&world);
-	raw_frame(&m, SLUICE_FRAME_RELEASE, 1, 0, &id, sizeof(id));
-	raw_send(world.raw.sock, &m);
+	release_one(&world, take_buffer(&world));
 	world_judge(&world, false);
 }
 
@@ -213,6 +217,52 @@ TAP_EACH(release_ring, row, rings)
 	else
 		world_breach_sending(&world);
 	world_close(&world);
+}
+
+static const struct way {
+	const char *name;
+	uint64_t features;
+} ways[] = { { "by_frame", 0 }, { "by_ring", RAW_ALL } };
+
+/* One pool for two peers: an id that is outstanding at the other one. */
+TAP_EACH(release_for_another_peer, row, ways)
+{
+	struct sluice_options options = { .size = sizeof(options) };
+	struct sluice_conn *honest[2];
+	struct sluice_conn_info info;
+	struct sluice_msg msgs[3];
+	struct world world;
+	char data[5000];
+	uint32_t id;
+	int i;
+
+	CHECK_OK(sluice_pool_new(&options.pool, NULL));
+	CHECK_OK(sluice_pair(honest, &options));
+	tap_fill(data, sizeof(data), 1);
+	for (i = 0; i < 3; i++)
+		CHECK_OK(sluice_send(honest[0], data, sizeof(data), 1, 0));
+	for (i = 0; i < 3; i++)
+		CHECK_EQ(sluice_recv_wait(honest[1], &msgs[i], -1), 1);
+
+	start(&world, &options, row->features);
+	id = take_buffer(&world);
+	CHECK_NE(msgs[2].id, id);
+	if (row->features)
+		raw_release(&world.raw, msgs[2].id);
+	else
+		release_one(&world, msgs[2].id);
+	world_breach_sending(&world);
+	world_close(&world);
+
+	sluice_conn_info(honest[0], &info);
+	CHECK_EQ(info.out_buffers, 3);
+	for (i = 0; i < 3; i++) {
+		CHECK_MEM(sluice_msg_data(&msgs[i]), data, sizeof(data));
+		CHECK_OK(sluice_release(honest[1], &msgs[i]));
+	}
+	sluice_conn_close(honest[0]);
+	sluice_conn_close(honest[1]);
+	sluice_pool_free(options.pool);
 }
 
 /* A ring that claims a whole turn of releases, of ids that are all wrong. */

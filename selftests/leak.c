@@ -122,7 +122,7 @@ static const struct place {
 
 TAP_EACH(aware, place, places)
 {
-	tap_limit(100);
+	tap_limit(200);
 	name = place->path ? place->path : life_name();
 	CHECK_OK(sluice_listen(&listener, name, NULL));
 	repeat(cycle_aware, NULL, 5000);

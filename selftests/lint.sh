@@ -51,12 +51,14 @@ check_format()
 {
 	local file
 
-	for file in "${c_files[@]}"; do
-		"$CLANG_FORMAT" --dry-run -Werror "$file" 2>/dev/null && continue
+	while IFS= read -r file; do
 		"$CLANG_FORMAT" "$file" | diff -u --label "$file" \
 			--label formatted "$file" - | sed -n '3,30s/^/    /p' >&2
 		breach "$file: not formatted; run 'make format'"
-	done
+	done < <(
+		"$CLANG_FORMAT" --dry-run -Werror "${c_files[@]}" 2>&1 |
+			sed -nE 's/^([^:]+):[0-9]+:.*clang-formatted.*/\1/p' | sort -u
+	)
 }
 
 # includes TREE ALLOWED: what files below TREE include must match ALLOWED, or be

@@ -11,6 +11,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 tests=0
 failed=0
 
+if [ -n "${SLUICE_SANITIZER-}" ]; then
+	echo '1..0 # SKIP the model is the same in every build'
+	exit 0
+fi
 for tool in spin "${CC:-cc}"; do
 	if ! command -v "$tool" >/dev/null; then
 		echo "1..0 # SKIP $tool is not installed (make deps installs it)"

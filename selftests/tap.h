@@ -28,7 +28,7 @@
  *	build/selftests/X [--list] [case...]	a case, or all of "order"
  *	SLUICE_SEED=0x... 			repeats tap_random()
  *
- * The whole program has 120 s under `make check`; a line "Limit: 300 s" in the
+ * The whole program has 300 s under `make check`; a line "Limit: 600 s" in the
  * first comment of its source changes that (in scripts too). In sanitizer builds
  * every limit is longer, by tap_slow.
  */

@@ -11,7 +11,8 @@
 #include "waits.h"
 
 #define BOUND (2 * SECOND * tap_slow) /* a sleeper is awake within */
-#define DURATION SECOND
+#define DURATION SECOND /* at least, and until it is ENOUGH */
+#define ENOUGH 30 /* sleeps, and doorbells where there are any */
 
 enum lack { MESSAGES, BATCH, ROOM, IDS, BUFFERS };
 
@@ -65,14 +66,14 @@ struct board {
 	_Atomic bool full; /* the sender is about to wait for the receiver */
 	_Atomic bool last; /* ... for the last time */
 	_Atomic uint64_t turns;
-	_Atomic uint64_t sleeps, doorbells; /* of the receiver, at the end */
+	_Atomic uint64_t sleeps, doorbells; /* of the receiver */
+	_Atomic uint64_t acts[2]; /* met a peer awake, asleep */
 };
 
 struct side {
 	const struct storm *storm;
 	struct board *board;
 	int64_t asleep_after; /* ns: how long the other takes to fall asleep */
-	unsigned int acts;
 };
 
 static bool peer_sleeps(struct sluice_conn *conn, bool receiver)
@@ -85,28 +86,30 @@ static bool peer_sleeps(struct sluice_conn *conn, bool receiver)
 
 /*
  * Waits until the other side falls asleep, or a little less, or more. Where it
- * has a word, how long that takes is measured now and then.
+ * has a word, each act corrects what is thought to be that moment, so that one
+ * half of them come before it and one half after, whatever else runs.
  */
 static void act_late(struct side *side, struct sluice_conn *conn, bool receiver)
 {
-	int64_t start = tap_now(), end;
+	int64_t end;
+	bool asleep;
 
-	if (side->storm->kind == DIRECT && side->acts++ % 16 == 0) {
-		end = start + 200000;
-		while (!peer_sleeps(conn, receiver) && tap_now() < end)
-			;
-		side->asleep_after +=
-			(tap_now() - start - side->asleep_after) / 4;
-		return;
-	}
 	if (!tap_random_below(32)) {
 		tap_sleep((int64_t)tap_random_below(200000));
 		return;
 	}
-	end = start + side->asleep_after - 2000 +
-	      (int64_t)tap_random_below(4000);
+	end = tap_now() + side->asleep_after - 1000 +
+	      (int64_t)tap_random_below(2000);
 	while (tap_now() < end)
 		;
+	if (side->storm->kind != DIRECT)
+		return;
+	asleep = peer_sleeps(conn, receiver);
+	atomic_fetch_add(&side->board->acts[asleep], 1);
+	side->asleep_after += asleep ? -100 : 100;
+	/* Far off: both had to share a CPU. */
+	if (side->asleep_after < 0 || side->asleep_after > 200000)
+		side->asleep_after = 0;
 }
 
 /* Waits for the other process without touching the connection. */
@@ -171,22 +174,32 @@ static int send_one(struct sluice_conn *conn, const struct storm *storm,
 }
 
 /* What the case is about must have happened, or it has tested nothing. */
+static bool enough(const struct storm *storm, uint64_t sleeps,
+		   uint64_t doorbells)
+{
+	return sleeps >= ENOUGH &&
+	       (storm->kind != DIRECT || doorbells >= ENOUGH);
+}
+
 static void check_coverage(const struct side *side, uint64_t features,
 			   uint64_t sleeps, uint64_t doorbells,
 			   uint64_t spins_seen)
 {
 	const struct storm *storm = side->storm;
+	struct board *board = side->board;
 
 	tap_diag("%llu messages, %llu turns, %llu sleeps, %llu doorbells, "
-		 "%llu times STATE_SPIN",
-		 (unsigned long long)atomic_load(&side->board->sent),
-		 (unsigned long long)atomic_load(&side->board->turns),
+		 "%llu times STATE_SPIN, acts that met the peer awake %llu, "
+		 "asleep %llu",
+		 (unsigned long long)atomic_load(&board->sent),
+		 (unsigned long long)atomic_load(&board->turns),
 		 (unsigned long long)sleeps, (unsigned long long)doorbells,
-		 (unsigned long long)spins_seen);
-	CHECK_GE(sleeps, 30);
+		 (unsigned long long)spins_seen,
+		 (unsigned long long)atomic_load(&board->acts[0]),
+		 (unsigned long long)atomic_load(&board->acts[1]));
+	CHECK(enough(storm, sleeps, doorbells));
 	if (storm->kind != DIRECT)
 		return;
-	CHECK_GE(doorbells, 30);
 	CHECK_EQ(!!(features & SLUICE_FEAT_MEMBARRIER),
 		 !storm->sender_barred && !storm->receiver_barred);
 	/* Who cannot make the sender fence must not claim to. */
@@ -226,8 +239,10 @@ static void receive_all(struct sluice_conn *conn, void *arg)
 			CHECK_EQ(msg.tag, received);
 		CHECK_OK(sluice_release(conn, &msg));
 		atomic_store(&board->received, ++received);
-		if (all_received(board, atomic_load(&board->sent)))
+		if (all_received(board, atomic_load(&board->sent))) {
+			note(conn, board);
 			busy(2000); /* it may even send before we sleep */
+		}
 	}
 	note(conn, board);
 }
@@ -256,9 +271,13 @@ static void storm_messages(struct sluice_conn *conn, struct side *side)
 	struct sluice_conn_info info;
 	struct sluice_msg msg;
 
-	tap_limit(90);
-	while (n < storm->messages || spins_seen < storm->spins ||
-	       tap_now() < end) {
+	for (;;) {
+		sluice_conn_info(conn, &info);
+		if (n >= storm->messages && spins_seen >= storm->spins &&
+		    tap_now() >= end &&
+		    enough(storm, atomic_load(&side->board->sleeps),
+			   info.doorbells_sent))
+			break;
 		for (burst = burst_len(); burst; burst--)
 			send_waiting(conn, side, n++, burst > 1);
 		if (!soon(all_received, side->board, n))
@@ -329,6 +348,7 @@ static void make_room(struct sluice_conn *conn, void *arg)
 		upto = atomic_load(&board->sent);
 		if (atomic_load(&board->last))
 			break;
+		note(conn, board);
 		if (side->storm->kind == DIRECT && !hold &&
 		    upto > received + HOLD / 4)
 			upto = received + HOLD / 4;
@@ -353,7 +373,11 @@ static void storm_room(struct sluice_conn *conn, const struct side *side)
 	uint64_t n = 0;
 	int r;
 
-	while (tap_now() < end) {
+	for (;;) {
+		sluice_conn_info(conn, &info);
+		if (tap_now() >= end && enough(side->storm, info.sleeps,
+					       atomic_load(&board->doorbells)))
+			break;
 		while (!(r = send_one(conn, side->storm, n, false)))
 			n++;
 		CHECK_EQ(r, -EAGAIN);
@@ -391,6 +415,7 @@ TAP_EACH(storm, storm, storms)
 	struct sluice_conn *conn;
 	pid_t pid;
 
+	tap_limit(90);
 	if (storm->lack == BUFFERS)
 		mine.pool_options = &pool;
 	pid = kind_fork(&conn, &setup,
