@@ -413,3 +413,58 @@ TAP_EACH(batch, way, ways)
 	tap_join(child);
 	sluice_conn_close(conn);
 }
+
+/* Copying sends ------------------------------------------------------------ */
+
+/* Around the size from which on a copy bypasses the cache, at odd addresses. */
+static const size_t copied[] = {
+	(1 << 20) - 1,	(1 << 20),	(1 << 20) + 1,
+	(1 << 20) + 63, (1 << 20) + 64, (3 << 20) + 4096 + 5,
+};
+
+#define COPIED_ROUNDS 20
+
+static void receive_copied(struct sluice_conn *conn, void *arg)
+{
+	struct sluice_msg msg;
+	uint64_t i;
+
+	(void)arg;
+	for (i = 0; i < COPIED_ROUNDS * sizeof(copied) / sizeof(*copied); i++) {
+		CHECK_EQ(sluice_recv_wait(conn, &msg, -1), 1);
+		CHECK_EQ(msg.tag, i);
+		CHECK_EQ(msg.len,
+			 copied[i % (sizeof(copied) / sizeof(*copied))]);
+		CHECK(content_matches(sluice_msg_data(&msg), msg.len, i, 0));
+		CHECK_OK(sluice_release(conn, &msg));
+	}
+	ends_expect_eof(conn);
+}
+
+TAP_TEST(large_copies)
+{
+	const size_t count = sizeof(copied) / sizeof(*copied);
+	uint8_t *data = malloc((4 << 20) + 64);
+	struct sluice_conn *conn;
+	uint64_t i;
+	pid_t child;
+	int r;
+
+	CHECK(data);
+	child = ends_fork(&conn, NULL, NULL, receive_copied, NULL);
+	for (i = 0; i < COPIED_ROUNDS * count; i++) {
+		uint8_t *at = data + i % 64;
+		size_t len = copied[i % count];
+
+		content_fill(at, len, i, 0);
+		while ((r = sluice_send(conn, at, len, i, 0)) == -EAGAIN)
+			CHECK_OK(sluice_wait(conn, SLUICE_SEND, -1));
+		CHECK_OK(r);
+		/* Its own again at once. */
+		content_fill(at, len, i + 1, 0);
+	}
+	CHECK_OK(sluice_conn_shutdown(conn));
+	tap_join(child);
+	sluice_conn_close(conn);
+	free(data);
+}

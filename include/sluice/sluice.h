@@ -361,7 +361,10 @@ SLUICE_API int sluice_send_parts(struct sluice_conn *conn,
 				 unsigned int count, uint64_t tag,
 				 uint32_t flags);
 
-/* Copies: up to 32 bytes into the slot, more into a buffer of the pool. */
+/*
+ * Copies: up to 32 bytes into the slot, more into a buffer of the pool; from
+ * 1 MiB on past the cache, where the CPU can.
+ */
 SLUICE_INLINE int sluice_send(struct sluice_conn *conn, const void *data,
 			      size_t len, uint64_t tag, uint32_t flags);
 
