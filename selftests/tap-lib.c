@@ -310,12 +310,14 @@ int tap_open_fds(void)
 int tap_mappings(void)
 {
 	FILE *maps = fopen("/proc/self/maps", "re");
-	int count = 0, c;
+	char line[4500], sharing;
+	int count = 0;
 
 	if (!maps)
 		TAP_FAIL("/proc/self/maps: %s", strerror(errno));
-	while ((c = getc(maps)) != EOF)
-		count += c == '\n';
+	while (fgets(line, sizeof(line), maps))
+		if (sscanf(line, "%*x-%*x %*3c%c", &sharing) == 1)
+			count += sharing == 's';
 	fclose(maps);
 	return count;
 }

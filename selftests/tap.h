@@ -154,7 +154,7 @@ bool tap_matches(const void *data, size_t len, uint64_t key);
 
 /* What leaks show in, of this process. */
 int tap_open_fds(void);
-int tap_mappings(void); /* lines of /proc/self/maps */
+int tap_mappings(void); /* of shared memory: the heap comes and goes */
 long tap_resident(void); /* bytes */
 
 /* Internal from here on ---------------------------------------------------- */
