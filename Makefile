@@ -11,6 +11,8 @@ CC ?= cc
 AR ?= ar
 OBJCOPY ?= objcopy
 INSTALL ?= install
+CLANG ?= clang
+BPFTOOL ?= $(or $(shell command -v bpftool),/usr/sbin/bpftool)
 CLANG_FORMAT ?= clang-format
 SHELLCHECK ?= shellcheck
 JOBS ?= $(shell nproc)
@@ -22,6 +24,8 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 MANDIR ?= $(PREFIX)/share/man
 DOCDIR ?= $(PREFIX)/share/doc/sluice
+SBINDIR ?= $(PREFIX)/sbin
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 
 # Set by the asan and tsan targets only.
 SANITIZER ?=
@@ -33,7 +37,8 @@ SANITIZE := $(SANITIZE_$(SANITIZER))
 
 # What a fresh Debian 12 may lack. diffutils, sed and the like are essential.
 PACKAGES := gcc make libc6-dev g++ binutils libjansson-dev liburing-dev \
-	pkg-config spin gnuplot-nox clang-format shellcheck python3 perl
+	libbpf-dev libinih-dev libcap-ng-dev libsystemd-dev pkg-config clang \
+	bpftool spin gnuplot-nox clang-format shellcheck python3 perl
 
 Q := $(if $(filter 1,$(V)),,@)
 say = $(if $(filter 1,$(V)),,@printf '  %-8s %s\n' '$1' '$2')
@@ -46,13 +51,16 @@ SUBMAKE = $(MAKE) --no-print-directory \
 
 LIB_SRC := $(wildcard user/lib/*.c)
 BENCH_SRC := $(wildcard user/bench/*.c)
+DAEMON_SRC := $(wildcard user/daemon/*.c)
 CAT_SRC := $(wildcard user/examples/sluicecat*.c)
+CTL_SRC := $(wildcard user/ctl/*.c)
 EXAMPLE_SRC := $(filter-out $(CAT_SRC),$(wildcard user/examples/*.c))
 # A C file with cases is a test, X-tool.c a program that a test script uses. What
 # the others have is linked to every test.
 TEST_SRC := $(shell grep -lE '^TAP_(TEST|EACH)' selftests/*.c)
 TEST_TOOL_SRC := $(wildcard selftests/*-tool.c)
 HELPER_SRC := $(filter-out $(TEST_SRC) $(TEST_TOOL_SRC),$(wildcard selftests/*.c))
+BPF_SRC := $(wildcard bpf/*.bpf.c)
 MAN := $(wildcard user/man/*.[1-8])
 
 obj = $(patsubst %.c,$(O)/obj/%.o,$1)
@@ -60,8 +68,12 @@ LIB := $(O)/lib/libsluice.a
 SHARED := $(O)/lib/libsluice.so.$(VERSION)
 SHARED_LINKS := $(O)/lib/$(SONAME) $(O)/lib/libsluice.so
 TOOLS := $(if $(BENCH_SRC),$(O)/bin/sluice-bench) \
-	$(if $(CAT_SRC),$(O)/bin/sluicecat)
+	$(if $(CAT_SRC),$(O)/bin/sluicecat) \
+	$(if $(CTL_SRC),$(O)/bin/sluicectl)
+DAEMON := $(O)/bin/sluiced
 EXAMPLES := $(patsubst user/examples/%.c,$(O)/examples/%,$(EXAMPLE_SRC))
+BPF_OBJECTS := $(patsubst bpf/%.c,$(O)/bpf/%.o,$(BPF_SRC))
+SKELETONS := $(patsubst bpf/%.bpf.c,$(O)/gen/%.skel.h,$(BPF_SRC))
 TESTS_BUILT := $(patsubst selftests/%.c,$(O)/selftests/%,$(TEST_SRC))
 TEST_TOOLS := $(patsubst selftests/%.c,$(O)/selftests/%,$(TEST_TOOL_SRC))
 
@@ -74,11 +86,11 @@ export CC
 .SUFFIXES:
 .SECONDARY:
 .PHONY: all tests demo check suite bench asan tsan soak lint format deps \
-	install uninstall clean help FORCE
+	load unload install uninstall clean help FORCE
 
-## all: the library, the tools and the examples (default)
-all: $(LIB) $(SHARED) $(SHARED_LINKS) $(TOOLS) $(EXAMPLES) \
-	| $(O)/bpf $(O)/gen
+## all: the library, the BPF programs, the tools and the examples (default)
+all: $(LIB) $(SHARED) $(SHARED_LINKS) $(BPF_OBJECTS) $(TOOLS) $(DAEMON) \
+	$(EXAMPLES)
 
 tests: all $(TESTS_BUILT) $(TEST_TOOLS)
 
@@ -88,18 +100,27 @@ SLUICE_CFLAGS := -std=gnu11 -D_GNU_SOURCE= -pthread $(if $(filter 1,$(WERROR)),-
 	$(SANITIZE)
 OWN_LIB := -fPIC -fvisibility=hidden -fno-semantic-interposition \
 	-DSLUICE_VERSION='"$(VERSION)"'
-OWN_TEST := -Iselftests -Iuser/lib
+OWN_TEST := -Iselftests -Iuser/lib -Ibpf -I$(O)/gen
+OWN_DAEMON := -I$(O)/gen -Ibpf -DSLUICE_VERSION='"$(VERSION)"'
 $(O)/obj/user/lib/%.o: OWN = $(OWN_LIB)
+$(O)/obj/user/daemon/%.o: OWN = $(OWN_DAEMON)
+$(O)/obj/user/ctl/%.o: OWN = -Ibpf
 $(O)/obj/selftests/%.o: OWN = $(OWN_TEST)
 
 COMPILE = $(CC) $(SLUICE_CFLAGS) -Iinclude $(OWN) $(CPPFLAGS) $(CFLAGS)
 LINK = $(CC) -pthread $(SANITIZE) $(CFLAGS) $(LDFLAGS)
 
+# None of the distribution's CFLAGS: they are not for this target.
+BPF_FLAGS := --target=bpf -mcpu=v3 -std=gnu11 -O2 -g -Wall -Wextra \
+	$(if $(filter 1,$(WERROR)),-Werror) -ffile-prefix-map=$(CURDIR)=. \
+	-Iinclude -Ivmlinux -idirafter /usr/include/$(shell $(CC) -print-multiarch)
+
 # Every object depends on the flags, every link on the list of sources: each is
 # a file that is written anew only when its contents change.
-FLAGS := $(CC) $(SLUICE_CFLAGS) $(OWN_LIB) $(OWN_TEST) $(CPPFLAGS) $(CFLAGS) \
-	$(LDFLAGS)
-SOURCES := $(LIB_SRC) $(BENCH_SRC) $(CAT_SRC) $(HELPER_SRC)
+FLAGS := $(CC) $(SLUICE_CFLAGS) $(OWN_LIB) $(OWN_DAEMON) $(OWN_TEST) $(CPPFLAGS) $(CFLAGS) \
+	$(LDFLAGS) $(CLANG) $(BPF_FLAGS)
+SOURCES := $(LIB_SRC) $(BENCH_SRC) $(DAEMON_SRC) $(CAT_SRC) \
+	$(CTL_SRC) $(HELPER_SRC)
 ifneq ($(file <$(O)/flags),$(strip $(FLAGS)))
 $(O)/flags: FORCE
 endif
@@ -115,8 +136,13 @@ $(O)/sources: | $(O)
 $(O)/ready: Makefile | $(O)
 	@missing=; \
 	command -v $(firstword $(CC)) >/dev/null || missing=gcc; \
+	command -v $(firstword $(CLANG)) >/dev/null || missing=clang; \
+	command -v $(firstword $(BPFTOOL)) >/dev/null || missing=bpftool; \
 	for need in stdio.h:libc6-dev linux/types.h:linux-libc-dev \
-			jansson.h:libjansson-dev liburing.h:liburing-dev; do \
+			jansson.h:libjansson-dev liburing.h:liburing-dev \
+			bpf/libbpf.h:libbpf-dev ini.h:libinih-dev \
+			cap-ng.h:libcap-ng-dev \
+			systemd/sd-daemon.h:libsystemd-dev; do \
 		test -n "$$missing" && break; \
 		echo "#include <$${need%:*}>" | \
 			$(CC) $(CPPFLAGS) -E -x c - >/dev/null 2>&1 || \
@@ -129,13 +155,32 @@ $(O)/ready: Makefile | $(O)
 	fi
 	@touch $@
 
+# Who loads programs; later the .d files say so.
+$(call obj,$(HELPER_SRC)): | $(SKELETONS)
+
 $(O)/obj/%.o: %.c $(O)/flags | $(O)/ready
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(COMPILE) -MMD -MP -c -o $@ $<
 
--include $(patsubst %.o,%.d,$(call obj,$(LIB_SRC) $(BENCH_SRC) $(CAT_SRC) \
-	$(EXAMPLE_SRC) $(HELPER_SRC) $(TEST_SRC) $(TEST_TOOL_SRC)))
+-include $(patsubst %.o,%.d,$(call obj,$(LIB_SRC) $(BENCH_SRC) $(DAEMON_SRC) \
+	$(CAT_SRC) $(CTL_SRC) $(EXAMPLE_SRC) $(HELPER_SRC) $(TEST_SRC) $(TEST_TOOL_SRC)))
+
+# The objects are the same wherever they are built: gen object drops what is
+# there for debuggers. A program says #include "NAME.skel.h" to load one.
+$(O)/bpf/%.bpf.o: bpf/%.bpf.c $(O)/flags | $(O)/ready $(O)/bpf
+	$(call say,BPF,$<)
+	$(Q)$(CLANG) $(BPF_FLAGS) -MMD -MP -MT $@ -MF $(@:.o=.d) \
+		-c -o $(@:.o=.tmp.o) $<
+	$(Q)$(BPFTOOL) gen object $@ $(@:.o=.tmp.o)
+
+$(O)/gen/%.skel.h: $(O)/bpf/%.bpf.o | $(O)/gen
+	$(Q)$(BPFTOOL) gen skeleton $< name $*_bpf >$@
+
+-include $(BPF_OBJECTS:.o=.d)
+
+# Skeletons are there before the first dependency files say who needs them.
+$(call obj,$(DAEMON_SRC)): | $(SKELETONS)
 
 # Linking -----------------------------------------------------------------
 
@@ -174,10 +219,20 @@ $(O)/bin/sluice-bench: $(call obj,$(BENCH_SRC)) $(LIB) $(O)/sources | $(O)/bin
 $(O)/bin/sluicecat: $(call obj,$(CAT_SRC)) $(LIB) $(O)/sources | $(O)/bin
 	$(LINK_PROGRAM)
 
+$(O)/bin/sluicectl: LIBS = -ljansson -lbpf -luring
+$(O)/bin/sluicectl: $(call obj,$(CTL_SRC)) $(LIB) $(O)/sources | $(O)/bin
+	$(LINK_PROGRAM)
+
+# Not linked to the library, which does not need sluiced either.
+$(DAEMON): $(call obj,$(DAEMON_SRC)) $(O)/sources | $(O)/bin
+	$(call say,LINK,$@)
+	$(Q)$(LINK) -o $@ $(filter %.o,$^) -Wl,--as-needed -lbpf -linih -lcap-ng \
+		-lsystemd
+
 $(EXAMPLES): $(O)/examples/%: $(O)/obj/user/examples/%.o $(LIB) | $(O)/examples
 	$(LINK_PROGRAM)
 
-$(TESTS_BUILT): LIBS = -luring
+$(TESTS_BUILT): LIBS = -luring -lbpf
 $(TESTS_BUILT): $(O)/selftests/%: $(O)/obj/selftests/%.o \
 		$(call obj,$(HELPER_SRC)) $(LIB) $(O)/sources | $(O)/selftests
 	$(LINK_PROGRAM)
@@ -221,6 +276,21 @@ MINUTES ?= 60
 ## soak: one long test; MINUTES=60
 soak: tests
 	$(Q)MINUTES=$(MINUTES) $(O)/selftests/soak
+
+PINS ?= /sys/fs/bpf/sluice
+# How conns.bpf.c, loaded by bpftool, finds the map.
+CONNS_PIN := /sys/fs/bpf/sluice_conns
+## load: the BPF programs, by bpftool alone; maps and programs in PINS
+load: $(BPF_OBJECTS)
+	$(Q)$(BPFTOOL) prog loadall $(O)/bpf/steer.bpf.o $(PINS) pinmaps $(PINS)
+	$(Q)trap 'rm -f $(CONNS_PIN)' EXIT && \
+		$(BPFTOOL) map pin pinned $(PINS)/conns $(CONNS_PIN) && \
+		$(BPFTOOL) iter pin $(O)/bpf/conns.bpf.o $(PINS)/connections
+	@echo "loaded; 'cat $(PINS)/connections' lists the connections"
+
+## unload: removes PINS; programs go when the last socket that has them does
+unload:
+	$(Q)rm -rf $(PINS)
 
 ## lint: format, include direction, licences, symbols, headers, shell scripts
 lint: $(LIB) $(SHARED)
@@ -268,6 +338,11 @@ install: all
 	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig \
 		$(INCLUDEDIR)/sluice $(DOCDIR))
 	$(INSTALL) -m 755 $(TOOLS) $(DESTDIR)$(BINDIR)
+	$(INSTALL) -D -m 755 $(DAEMON) $(DESTDIR)$(SBINDIR)/sluiced
+	$(INSTALL) -d $(DESTDIR)$(UNITDIR)
+	sed -e 's|@SBINDIR@|$(SBINDIR)|' user/daemon/sluiced.service.in \
+		>$(DESTDIR)$(UNITDIR)/sluiced.service
+	$(INSTALL) -m 644 user/daemon/sluiced.conf $(DESTDIR)$(DOCDIR)
 	$(INSTALL) -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)/sluice
 	$(INSTALL) -m 644 include/PROTOCOL.md LICENSE $(wildcard LICENSES/*) \
 		$(DESTDIR)$(DOCDIR)
@@ -284,6 +359,7 @@ install: all
 
 ## uninstall: removes what install put there
 uninstall:
+	rm -f $(DESTDIR)$(SBINDIR)/sluiced $(DESTDIR)$(UNITDIR)/sluiced.service
 	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(TOOLS))) \
 		$(addprefix $(DESTDIR)$(LIBDIR)/,$(notdir $(LIB) $(SHARED) \
 		$(SHARED_LINKS)) pkgconfig/libsluice.pc) \

@@ -17,7 +17,7 @@ root=$TMPDIR/root
 trap 'rm -rf "$tree" "$root" "$TMPDIR"/program* "$TMPDIR/log"' EXIT
 trap 'exit 1' INT TERM HUP
 mkdir "$tree"
-cp -a "$SOURCE"/{Makefile,LICENSE,LICENSES,include,user,selftests} "$tree"
+cp -a "$SOURCE"/{Makefile,LICENSE,LICENSES,bpf,include,user,selftests,vmlinux} "$tree"
 
 build()
 {
@@ -130,7 +130,8 @@ installs()
 	for file in bin/sluicecat bin/sluice-bench lib/libsluice.a \
 		lib/libsluice.so lib/libsluice.so.1 lib/libsluice.so.1.0.0 \
 		include/sluice/sluice.h include/sluice/uapi.h \
-		include/sluice/hot.h lib/pkgconfig/libsluice.pc \
+		include/sluice/endpoint.h include/sluice/hot.h \
+		lib/pkgconfig/libsluice.pc \
 		share/doc/sluice/PROTOCOL.md share/doc/sluice/LICENSE \
 		share/man/man1/sluicecat.1; do
 		test -s "$root/usr/$file" || { echo "no $file"; return 1; }

@@ -96,12 +96,16 @@ check_includes()
 	libc+='sysexits|syslog|termios|threads|time|uchar|ucontext|unistd|'
 	libc+='utmp|wait|wchar|wctype|wordexp|x86intrin|'
 	libc+='(arpa|asm|linux|net|netinet|sys)/[a-z_0-9]+)\.h'
-	includes include "$libc|sluice/(uapi|sluice|hot)\.h"
-	includes bpf "$libc|bpf/[a-z_]+\.h|sluice/uapi\.h"
-	includes user/lib "$libc|sluice/(uapi|sluice|hot)\.h"
-	for tree in daemon ctl bench examples; do
+	includes include "$libc|sluice/(uapi|sluice|endpoint|hot)\.h"
+	includes bpf "$libc|bpf/[a-z_]+\.h|sluice/uapi\.h|vmlinux\.h"
+	includes vmlinux "linux/types\.h"
+	includes user/lib "$libc|sluice/(uapi|sluice|endpoint|hot)\.h"
+	includes user/daemon "$libc|bpf/[a-z_]+\.h|(conns|guard|sockets|steer)\.skel\.h|(guard|steer)\.h|sluice/uapi\.h|ini\.h|cap-ng\.h|systemd/sd-daemon\.h"
+	for tree in bench examples; do
 		includes user/$tree "$libc|$tools|sluice/(uapi|sluice)\.h"
 	done
+	# Reads the maps of the programs.
+	includes user/ctl "$libc|$tools|sluice/(uapi|sluice)\.h|steer\.h"
 }
 
 check_licences()

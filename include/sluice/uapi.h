@@ -8,6 +8,7 @@
  *
  * Changes:
  *   1.0  first version
+ *        steering: maps of an endpoint, control frames of sluiced
  */
 #ifndef SLUICE_UAPI_H
 #define SLUICE_UAPI_H
@@ -40,6 +41,8 @@
 #define SLUICE_SLOT_SWITCH 4 /* in a ring only: the direct lane ends here */
 
 #define SLUICE_SLOT_F_MORE 0x01 /* the next slot continues this message */
+/* Set by the kernel side when it steers: not the first slot of its frame. */
+#define SLUICE_SLOT_F_INNER 0x80
 
 /* Slots of one message (all but the last have F_MORE). */
 #define SLUICE_PARTS_MAX 64
@@ -174,6 +177,188 @@ struct sluice_segment {
 /* The seals that links and segments must have (more are fine). */
 #define SLUICE_SEALS 0x0017 /* SEAL | SHRINK | GROW | FUTURE_WRITE */
 
+/* Steering: the maps of an endpoint ---------------------------------------- */
+
+/*
+ * PROTOCOL.md section 15. sluiced makes an endpoint of 1 to RINGS_MAX rings, and
+ * for each ring four BPF maps, whose fds the receiver gets and maps: ring and
+ * landing pool (frozen: BPF writes, user space reads), control (the receiver
+ * writes; BPF takes what it reads there as hints, since a lie hurts only the
+ * receiver), and the doorbell (BPF_MAP_TYPE_RINGBUF, polled, content ignored).
+ */
+#define SLUICE_STEER_MAGIC 0x54534c53 /* "SLST" */
+#define SLUICE_STEER_VERSION 1 /* of maps and programs; no other is accepted */
+
+#define SLUICE_RINGS_MAX 16 /* rings of an endpoint */
+#define SLUICE_CONNS_MAX 65536 /* connections of a ring, a power of two */
+#define SLUICE_MAP_HEADER 4096 /* bytes before slots and words in their maps */
+
+/*
+ * Landing slots come in three sizes. The landing pool is an array of blocks: first
+ * the blocks that hold 16 slots of 4 KiB each, then those that are one slot of 64 KiB,
+ * then 16 blocks for each slot of 1 MiB. Slots are numbered in that order.
+ */
+#define SLUICE_LANDING_CLASSES 3
+#define SLUICE_LANDING_BLOCK 65536
+#define SLUICE_LANDING_SMALL 4096
+#define SLUICE_LANDING_LARGE (1u << 20)
+#define SLUICE_LANDING_SLOTS_MAX 65536 /* of all sizes together */
+
+/* First page of the ring map; slots follow at SLUICE_MAP_HEADER. Frozen. */
+struct sluice_steer_ring {
+	/* line 0: fixed */
+	__u32 magic; /* SLUICE_STEER_MAGIC */
+	__u32 version; /* SLUICE_STEER_VERSION */
+	__u32 ring_slots; /* power of two */
+	__u32 conns; /* power of two: words in the control map */
+	__u32 landing[SLUICE_LANDING_CLASSES]; /* slots by size; [0]: times 16 */
+	__u32 uid; /* of the client that the endpoint was made for */
+	__u64 endpoint; /* number, as in struct sluice_control */
+	__u64 created; /* CLOCK_BOOTTIME, ns */
+	__u16 index; /* of this ring in the endpoint */
+	__u16 rings; /* of the endpoint */
+	__u32 __resv0[3];
+	/* line 1 */
+	__u32 tail; /* position after the last that was claimed */
+	__u32 __resv1[15];
+	/* line 2 */
+	__u32 spills; /* counts messages that were left to the sockets' queues */
+	__u32 __resv2[15];
+	/* line 3: where the search for a free landing slot goes on */
+	__u32 cursor[SLUICE_LANDING_CLASSES];
+	__u32 __resv3[13];
+};
+
+/* First page of the control map. The receiver's. */
+struct sluice_steer_control {
+	/* line 0 */
+	__u32 head; /* positions below it are free again */
+	__u32 __resv0[15];
+	/* line 1 */
+	__u32 asleep; /* 1: ring the doorbell; who does sets it to 0 first */
+	__u32 __resv1[15];
+};
+
+/*
+ * In the control map, from SLUICE_MAP_HEADER: one line for each connection, by
+ * conn & (conns - 1), then one __u32 for each landing slot.
+ */
+struct sluice_steer_conn {
+	__u32 word; /* SLUICE_STEER_*; changed by compare-and-swap only */
+	__u32 __resv[15];
+};
+
+#define SLUICE_STEER_HOLD 0 /* messages go to the queue */
+#define SLUICE_STEER_GRANTED 1 /* the next one may be steered */
+#define SLUICE_STEER_ON 2 /* messages are steered */
+
+#define SLUICE_LANDING_FREE 0 /* stored by the receiver, with release order */
+#define SLUICE_LANDING_USED 1 /* by BPF, with compare-and-swap */
+
+/* Control frames: SEQPACKET messages between a client and sluiced ---------- */
+
+#define SLUICE_CONTROL_PATH "/run/sluice/control"
+#define SLUICE_CONTROL_MAGIC 0x43534c53 /* "SLSC" */
+
+/* In brackets: fds of the request -> fds of a reply without error. */
+#define SLUICE_CONTROL_CREATE \
+	1 /* [0 -> rings * 4: ring, landing, control, bell] */
+#define SLUICE_CONTROL_CLAIM \
+	2 /* [1: ring map of ring 0 -> 0] after a restart of sluiced */
+#define SLUICE_CONTROL_DESTROY 3 /* [0 -> 0] */
+#define SLUICE_CONTROL_ATTACH 4 /* [1: the connected socket -> 0] */
+#define SLUICE_CONTROL_DETACH \
+	5 /* [0 -> 0] once it is answered, conn may be used again */
+#define SLUICE_CONTROL_QUERY 6 /* [0 -> 0] use and limits of the client's uid */
+#define SLUICE_CONTROL_LIST \
+	7 /* [0 -> 0] endpoints numbered above `endpoint`; records follow */
+#define SLUICE_CONTROL_DRAIN 8 /* [0 -> 0] root: nothing new from here on */
+
+#define SLUICE_CONTROL_F_REPLY 0x1u
+#define SLUICE_CONTROL_F_ALL 0x2u /* QUERY, LIST: of all uids; root only */
+
+#define SLUICE_ATTACH_F_HASH 0x1u /* plain payload: ring by its first 8 bytes */
+#define SLUICE_ATTACH_F_FRAMES 0x2u /* the peer is aware: it sends frames */
+
+struct sluice_control_create {
+	__u32 rings; /* 1 to SLUICE_RINGS_MAX */
+	__u32 ring_slots; /* of each; power of two, 16 to 65536 */
+	__u32 conns; /* of each ring; power of two, 16 to SLUICE_CONNS_MAX */
+	__u32 landing[SLUICE_LANDING_CLASSES]; /* of each ring; [0]: times 16 */
+	__u32 __resv[4];
+};
+
+struct sluice_control_attach {
+	__u32 ring; /* of the endpoint, from 0 */
+	__u32 conn; /* what slots will carry; its word must be HOLD */
+	__u32 flags; /* SLUICE_ATTACH_F_* */
+	__u32 __resv[7];
+};
+
+struct sluice_control_use {
+	__u32 endpoints;
+	__u32 endpoint_limit;
+	__u32 conns; /* attached */
+	__u32 conn_limit;
+	__u64 map_bytes; /* of all maps of the endpoints: mostly landing pools */
+	__u64 map_bytes_limit;
+	__u32 version; /* SLUICE_STEER_VERSION of the loaded program */
+	__u32 flags; /* SLUICE_USE_F_* */
+};
+
+#define SLUICE_USE_F_DRAINING 0x1u /* CREATE and ATTACH are refused */
+
+struct sluice_control_drain {
+	__u32 on; /* 1: CREATE and ATTACH get ESHUTDOWN; 0: no longer */
+	__u32 __resv[9];
+};
+
+/* Reply to LIST: count records of record_size bytes follow the 64 bytes. */
+struct sluice_control_list {
+	__u32 count; /* 0: there are no more; at most SLUICE_LIST_MAX */
+	__u32 record_size; /* sizeof(struct sluice_control_record), or more */
+	__u32 __resv[8];
+};
+
+#define SLUICE_LIST_MAX 32
+
+struct sluice_control_record {
+	__u64 endpoint;
+	__u64 created; /* CLOCK_BOOTTIME, ns */
+	__u64 map_bytes;
+	__u32 uid;
+	__u32 pid; /* of the client, 0 while it has not claimed */
+	__u32 flags; /* SLUICE_RECORD_F_* */
+	__u32 rings;
+	__u32 ring_first; /* number of its ring 0 in sluiced's maps */
+	__u32 ring_slots; /* of each ring, likewise the next two */
+	__u32 conn_limit;
+	__u32 landing[SLUICE_LANDING_CLASSES];
+	__u32 conns; /* attached, of all rings */
+	__u32 __resv[3];
+	__u8 comm[16]; /* of the client, ends in NUL */
+};
+
+#define SLUICE_RECORD_F_ORPHAN 0x1u /* waits for a CLAIM */
+
+/* Every request, and its reply: 64 bytes. */
+struct sluice_control {
+	__u32 magic; /* SLUICE_CONTROL_MAGIC */
+	__u16 type; /* SLUICE_CONTROL_* */
+	__u16 flags; /* SLUICE_CONTROL_F_* */
+	__u32 serial; /* the client's, repeated in the reply */
+	__u32 error; /* reply: 0 or a positive errno */
+	__u64 endpoint; /* number; CREATE, QUERY, DRAIN: 0; reply to CREATE: new */
+	union {
+		struct sluice_control_create create;
+		struct sluice_control_attach attach; /* ATTACH, DETACH */
+		struct sluice_control_use use; /* reply to QUERY, DRAIN */
+		struct sluice_control_list list; /* reply to LIST */
+		struct sluice_control_drain drain;
+		__u8 __resv[40]; /* all else: zero */
+	};
+};
+
 /* Layout checks ------------------------------------------------------------ */
 
 #ifdef __cplusplus
@@ -238,5 +423,77 @@ SLUICE_AT(sluice_segment, flags, 8);
 SLUICE_AT(sluice_segment, __resv, 12);
 SLUICE_ASSERT(8 + SLUICE_FRAME_SLOTS_MAX * 64 == SLUICE_FRAME_SIZE_MAX);
 SLUICE_ASSERT(8 + SLUICE_FRAME_IDS_MAX * 4 == SLUICE_FRAME_SIZE_MAX);
+SLUICE_ASSERT(sizeof(struct sluice_steer_ring) == 256);
+SLUICE_AT(sluice_steer_ring, magic, 0);
+SLUICE_AT(sluice_steer_ring, version, 4);
+SLUICE_AT(sluice_steer_ring, ring_slots, 8);
+SLUICE_AT(sluice_steer_ring, conns, 12);
+SLUICE_AT(sluice_steer_ring, landing, 16);
+SLUICE_AT(sluice_steer_ring, uid, 28);
+SLUICE_AT(sluice_steer_ring, endpoint, 32);
+SLUICE_AT(sluice_steer_ring, created, 40);
+SLUICE_AT(sluice_steer_ring, index, 48);
+SLUICE_AT(sluice_steer_ring, rings, 50);
+SLUICE_AT(sluice_steer_ring, __resv0, 52);
+SLUICE_AT(sluice_steer_ring, tail, 64);
+SLUICE_AT(sluice_steer_ring, spills, 128);
+SLUICE_AT(sluice_steer_ring, cursor, 192);
+SLUICE_ASSERT(sizeof(struct sluice_steer_control) == 128);
+SLUICE_AT(sluice_steer_control, head, 0);
+SLUICE_AT(sluice_steer_control, asleep, 64);
+SLUICE_ASSERT(sizeof(struct sluice_steer_conn) == 64);
+SLUICE_AT(sluice_steer_conn, word, 0);
+SLUICE_ASSERT(sizeof(struct sluice_control) == 64);
+SLUICE_AT(sluice_control, magic, 0);
+SLUICE_AT(sluice_control, type, 4);
+SLUICE_AT(sluice_control, flags, 6);
+SLUICE_AT(sluice_control, serial, 8);
+SLUICE_AT(sluice_control, error, 12);
+SLUICE_AT(sluice_control, endpoint, 16);
+SLUICE_AT(sluice_control, create, 24);
+SLUICE_AT(sluice_control, attach, 24);
+SLUICE_AT(sluice_control, use, 24);
+SLUICE_ASSERT(sizeof(struct sluice_control_create) == 40);
+SLUICE_AT(sluice_control_create, rings, 0);
+SLUICE_AT(sluice_control_create, ring_slots, 4);
+SLUICE_AT(sluice_control_create, conns, 8);
+SLUICE_AT(sluice_control_create, landing, 12);
+SLUICE_AT(sluice_control_create, __resv, 24);
+SLUICE_ASSERT(sizeof(struct sluice_control_attach) == 40);
+SLUICE_AT(sluice_control_attach, ring, 0);
+SLUICE_AT(sluice_control_attach, conn, 4);
+SLUICE_AT(sluice_control_attach, flags, 8);
+SLUICE_AT(sluice_control_attach, __resv, 12);
+SLUICE_ASSERT(sizeof(struct sluice_control_use) == 40);
+SLUICE_AT(sluice_control_use, endpoints, 0);
+SLUICE_AT(sluice_control_use, endpoint_limit, 4);
+SLUICE_AT(sluice_control_use, conns, 8);
+SLUICE_AT(sluice_control_use, conn_limit, 12);
+SLUICE_AT(sluice_control_use, map_bytes, 16);
+SLUICE_AT(sluice_control_use, map_bytes_limit, 24);
+SLUICE_AT(sluice_control_use, version, 32);
+SLUICE_AT(sluice_control_use, flags, 36);
+SLUICE_ASSERT(sizeof(struct sluice_control_drain) == 40);
+SLUICE_AT(sluice_control_drain, on, 0);
+SLUICE_AT(sluice_control_drain, __resv, 4);
+SLUICE_ASSERT(sizeof(struct sluice_control_list) == 40);
+SLUICE_AT(sluice_control_list, count, 0);
+SLUICE_AT(sluice_control_list, record_size, 4);
+SLUICE_AT(sluice_control_list, __resv, 8);
+SLUICE_ASSERT(sizeof(struct sluice_control_record) == 96);
+SLUICE_AT(sluice_control_record, endpoint, 0);
+SLUICE_AT(sluice_control_record, created, 8);
+SLUICE_AT(sluice_control_record, map_bytes, 16);
+SLUICE_AT(sluice_control_record, uid, 24);
+SLUICE_AT(sluice_control_record, pid, 28);
+SLUICE_AT(sluice_control_record, flags, 32);
+SLUICE_AT(sluice_control_record, rings, 36);
+SLUICE_AT(sluice_control_record, ring_first, 40);
+SLUICE_AT(sluice_control_record, ring_slots, 44);
+SLUICE_AT(sluice_control_record, conn_limit, 48);
+SLUICE_AT(sluice_control_record, landing, 52);
+SLUICE_AT(sluice_control_record, conns, 64);
+SLUICE_AT(sluice_control_record, __resv, 68);
+SLUICE_AT(sluice_control_record, comm, 80);
 
 #endif

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What differs between kernels, 6.1 to 7.2, behind one function each. The
+ * loader resolves the checks, and the verifier drops the branches not taken.
+ */
+#ifndef SLUICE_BPF_COMPAT_H
+#define SLUICE_BPF_COMPAT_H
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+
+#include "vmlinux.h"
+
+/* 6.16 moved these from struct socket to bits in struct sock. */
+struct sock___scm {
+	__u8 sk_scm_credentials : 1;
+	__u8 sk_scm_security : 1;
+	__u8 sk_scm_pidfd : 1;
+} __attribute__((preserve_access_index));
+
+/* linux/net.h before 6.16; PASSPIDFD is 6.5 and unused before. */
+#define COMPAT_SOCK_PASS ((1ul << 3) | (1ul << 4) | (1ul << 7))
+
+/*
+ * Whether every message that sk receives is to carry credentials, a security
+ * label or a pidfd: SO_PASSCRED, SO_PASSSEC, SO_PASSPIDFD. The second form goes
+ * when 6.12 is no longer supported.
+ */
+static __always_inline bool wants_credentials(struct sock *sk)
+{
+	struct sock___scm *scm = (void *)sk;
+	struct socket *socket;
+
+	if (bpf_core_field_exists(scm->sk_scm_credentials))
+		return BPF_CORE_READ_BITFIELD(scm, sk_scm_credentials) ||
+		       BPF_CORE_READ_BITFIELD(scm, sk_scm_security) ||
+		       BPF_CORE_READ_BITFIELD(scm, sk_scm_pidfd);
+	socket = sk->sk_socket;
+	return !socket || (socket->flags & COMPAT_SOCK_PASS);
+}
+
+/*
+ * Fields of the sk_buff behind a context. From 6.2 on bpf_cast_to_kern_ctx()
+ * would spare the call; 6.1 lacks it.
+ */
+static __always_inline __u32 skb_truesize(struct __sk_buff *ctx)
+{
+	__u32 truesize = 0;
+
+	bpf_probe_read_kernel(
+		&truesize, sizeof(truesize),
+		(void *)ctx + bpf_core_field_offset(struct sk_buff, truesize));
+	return truesize;
+}
+
+/* The fds that an AF_UNIX message carries, or NULL; *known: whether it could tell. */
+static __always_inline struct scm_fp_list *skb_fds(struct __sk_buff *ctx,
+						   bool *known)
+{
+	struct scm_fp_list *fds = NULL;
+
+	*known = !bpf_probe_read_kernel(
+		&fds, sizeof(fds),
+		(void *)ctx + bpf_core_field_offset(struct sk_buff, cb) +
+			bpf_core_field_offset(struct unix_skb_parms, fp));
+	return fds;
+}
+
+/* Whether it carries any; true if it cannot be told. */
+static __always_inline bool skb_has_fds(struct __sk_buff *ctx)
+{
+	bool known;
+
+	return skb_fds(ctx, &known) || !known;
+}
+
+#endif

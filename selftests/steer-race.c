@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/*
+ * Many senders at once, and a receiver that follows PROTOCOL.md section 15 to the
+ * letter but uses nothing of the library: no message is lost, doubled or
+ * overtaken, whatever mixture of ring and queue it takes, and no doorbell is
+ * missed. Needs root and BPF.
+ */
+#include <poll.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "steer-maps.h"
+#include "tap.h"
+
+#define CONNS_MAX 4
+#define THREADS_MAX 3
+#define RING 16
+
+static const struct row {
+	const char *name;
+	int conns;
+	int threads; /* on each conn's socket */
+	uint32_t messages; /* of each thread */
+	size_t size; /* largest */
+	bool sleep; /* the receiver sleeps when there is nothing */
+} rows[] = {
+	{ "inline", 4, 1, 20000, 32, false },
+	{ "landing", 4, 1, 10000, 9000, false },
+	{ "one-socket", 1, 3, 10000, 9000, false },
+	{ "sleep", 2, 1, 5000, 64, true },
+	{ "sleep-one-socket", 1, 3, 3000, 9000, true },
+};
+
+static const struct sluice_control_create geometry = {
+	.rings = 1,
+	.ring_slots = RING,
+	.conns = 16,
+	.landing = { 1, 4, 0 },
+};
+
+struct note {
+	uint32_t thread;
+	uint32_t number;
+};
+
+struct sender {
+	const struct row *row;
+	int sock;
+	uint32_t conn;
+	uint32_t thread;
+};
+
+static struct {
+	const struct row *row;
+	struct steer_rig rig;
+	struct steer_ring *ring;
+	bool taken[RING]; /* position & (RING - 1), ahead of ring->next */
+	int socks[CONNS_MAX];
+	uint32_t want[CONNS_MAX][THREADS_MAX]; /* next number */
+	uint64_t left, steered, queued, sleeps;
+} r;
+
+static void *send_all(void *data)
+{
+	const struct sender *s = data;
+	uint8_t bytes[9000];
+	struct note note = { .thread = s->thread };
+	size_t len;
+
+	tap_random_stream(s->conn * THREADS_MAX + s->thread + 1);
+	for (note.number = 0; note.number < s->row->messages; note.number++) {
+		len = sizeof(note) +
+		      tap_random_below(s->row->size - sizeof(note) + 1);
+		memcpy(bytes, &note, sizeof(note));
+		tap_fill(bytes + sizeof(note), len - sizeof(note),
+			 note.number ^ note.thread << 24);
+		CHECK_EQ(send(s->sock, bytes, len, 0), (ssize_t)len);
+		if (s->row->sleep && tap_random_below(8) == 0)
+			tap_sleep(tap_random_below(200000));
+	}
+	return NULL;
+}
+
+static void deliver(uint32_t conn, const void *bytes, size_t len)
+{
+	struct note note;
+
+	CHECK_LT(conn, (uint32_t)r.row->conns);
+	CHECK_GE(len, sizeof(note));
+	memcpy(&note, bytes, sizeof(note));
+	CHECK_LT(note.thread, (uint32_t)r.row->threads);
+	CHECK_EQ(note.number, r.want[conn][note.thread]);
+	CHECK(tap_matches(bytes + sizeof(note), len - sizeof(note),
+			  note.number ^ note.thread << 24));
+	r.want[conn][note.thread]++;
+	r.left--;
+}
+
+/* Takes whatever is ready up to the tail, past positions that are not. */
+static bool drain(void)
+{
+	uint32_t tail =
+		__atomic_load_n(&r.ring->header->tail, __ATOMIC_ACQUIRE);
+	const struct sluice_slot *at;
+	struct sluice_slot slot;
+	uint32_t position;
+	bool any = false;
+
+	for (position = r.ring->next; position != tail; position++) {
+		at = &r.ring->slots[position & (RING - 1)];
+		if (r.taken[position & (RING - 1)] ||
+		    __atomic_load_n(&at->seq, __ATOMIC_ACQUIRE) != position + 1)
+			continue;
+		slot = *at;
+		r.taken[position & (RING - 1)] = true;
+		deliver(slot.conn, steer_payload(r.ring, &slot), slot.len);
+		steer_release(r.ring, &slot);
+		r.steered++;
+		any = true;
+	}
+	while (r.taken[r.ring->next & (RING - 1)]) {
+		r.taken[r.ring->next & (RING - 1)] = false;
+		r.ring->next++;
+	}
+	__atomic_store_n(&r.ring->control->head, r.ring->next,
+			 __ATOMIC_RELEASE);
+	return any;
+}
+
+static bool swap_word(uint32_t *word, uint32_t old, uint32_t new)
+{
+	return __atomic_compare_exchange_n(word, &old, new, false,
+					   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+/* Looks at the conn's socket, unless messages are steered. */
+static bool look_at_socket(uint32_t conn)
+{
+	uint32_t *word = steer_word(r.ring, conn);
+	static uint8_t bytes[9000];
+	ssize_t len;
+
+	swap_word(word, SLUICE_STEER_GRANTED, SLUICE_STEER_HOLD);
+	if (__atomic_load_n(word, __ATOMIC_SEQ_CST) != SLUICE_STEER_HOLD)
+		return false;
+	drain();
+	len = recv(r.socks[conn], bytes, sizeof(bytes), MSG_DONTWAIT);
+	if (len < 0) {
+		CHECK_EQ(errno, EAGAIN);
+		CHECK(swap_word(word, SLUICE_STEER_HOLD, SLUICE_STEER_GRANTED));
+		return false;
+	}
+	drain();
+	deliver(conn, bytes, len);
+	r.queued++;
+	return true;
+}
+
+static bool look(void)
+{
+	bool any = drain();
+	int i;
+
+	for (i = 0; i < r.row->conns; i++)
+		while (look_at_socket(i))
+			any = true;
+	return any;
+}
+
+static void sleep_until_rung(void)
+{
+	struct pollfd fds[1 + CONNS_MAX];
+	int i;
+
+	steer_bell_drain(r.ring);
+	__atomic_store_n(&r.ring->control->asleep, 1, __ATOMIC_SEQ_CST);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (!look()) {
+		fds[0] = (struct pollfd){ r.ring->bell_fd, POLLIN, 0 };
+		for (i = 0; i < r.row->conns; i++)
+			fds[1 + i] = (struct pollfd){ r.socks[i], POLLIN, 0 };
+		CHECK_GT(poll(fds, 1 + r.row->conns, 20000), 0);
+		r.sleeps++;
+	}
+	__atomic_store_n(&r.ring->control->asleep, 0, __ATOMIC_SEQ_CST);
+}
+
+TAP_EACH(order, row, rows)
+{
+	struct sender senders[CONNS_MAX][THREADS_MAX];
+	pthread_t threads[CONNS_MAX][THREADS_MAX];
+	struct steer_counters counters;
+	int i, j, pair[2], from[CONNS_MAX];
+
+	tap_limit(110);
+	r.row = row;
+	r.left = (uint64_t)row->conns * row->threads * row->messages;
+	steer_rig_new(&r.rig, &geometry);
+	r.ring = &r.rig.rings[0];
+	for (i = 0; i < row->conns; i++) {
+		CHECK_SYS(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair));
+		from[i] = pair[0];
+		r.socks[i] = pair[1];
+	}
+	/* attached under fire: what was sent before stays first */
+	for (i = 0; i < row->conns; i++)
+		for (j = 0; j < row->threads; j++) {
+			senders[i][j] = (struct sender){ row, from[i], i, j };
+			CHECK_EQ(pthread_create(&threads[i][j], NULL, send_all,
+						&senders[i][j]),
+				 0);
+		}
+	for (i = 0; i < row->conns; i++) {
+		struct steer_conn_entry entry = { .conn = i };
+
+		steer_rig_attach(&r.rig, r.socks[i], &entry);
+	}
+	while (r.left) {
+		if (look())
+			continue;
+		if (row->sleep)
+			sleep_until_rung();
+	}
+	for (i = 0; i < row->conns; i++) {
+		for (j = 0; j < row->threads; j++)
+			pthread_join(threads[i][j], NULL);
+		close(from[i]);
+		close(r.socks[i]);
+	}
+	CHECK(!drain());
+	steer_rig_counters(&r.rig, &counters);
+	CHECK_EQ(counters.steered_inline + counters.steered_small +
+			 counters.steered_medium,
+		 r.steered);
+	CHECK_GE(r.queued, counters.pass_hold);
+	tap_diag("%llu steered, %llu queued, %llu sleeps, %llu doorbells",
+		 (unsigned long long)r.steered, (unsigned long long)r.queued,
+		 (unsigned long long)r.sleeps,
+		 (unsigned long long)counters.doorbells);
+	CHECK_GT(r.steered, 0);
+	steer_rig_free(&r.rig);
+}

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/* ATTACH and DETACH of connections. */
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "log.h"
+#include "request.h"
+
+/*
+ * What is asked of the socket can be asked of any fd without waiting for whoever
+ * serves it. 0 or an errno.
+ */
+static int check_socket(int fd, __u32 *type, __u64 *cookie)
+{
+	struct sockaddr_un name;
+	socklen_t len = sizeof(int);
+	int domain, kind;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len))
+		return errno;
+	if (domain != AF_UNIX)
+		return EAFNOSUPPORT;
+	len = sizeof(kind);
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &len))
+		return errno;
+	if (kind != SOCK_SEQPACKET && kind != SOCK_DGRAM)
+		return EPROTOTYPE;
+	len = sizeof(name);
+	if (getpeername(fd, (struct sockaddr *)&name, &len))
+		return errno;
+	len = sizeof(*cookie);
+	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, cookie, &len))
+		return errno;
+	*type = (__u32)kind;
+	return 0;
+}
+
+/* Sockets that died without a DETACH are looked for before a refusal. */
+static bool has_conn_quota(const struct request *request)
+{
+	const struct limits *limits = &request->server->config.limits;
+	const struct endpoint *endpoint = request->endpoint;
+
+	for (int look = 0; look < 2; look++) {
+		if (endpoint->user->conns < limits->conns_per_uid &&
+		    endpoint->conns < limits->conns_per_endpoint)
+			return true;
+		if (!look)
+			sweep_for_quota(request->server);
+	}
+	return false;
+}
+
+static int check_attach(const struct request *request)
+{
+	const struct sluice_control_attach *attach = &request->frame.attach;
+
+	if (attach->ring >= request->endpoint->identity.geometry.rings)
+		return ERANGE;
+	if (attach->flags & ~(SLUICE_ATTACH_F_HASH | SLUICE_ATTACH_F_FRAMES) ||
+	    (attach->flags & SLUICE_ATTACH_F_HASH &&
+	     attach->flags & SLUICE_ATTACH_F_FRAMES))
+		return EINVAL;
+	if (request->server->draining)
+		return ESHUTDOWN;
+	return 0;
+}
+
+int request_attach(struct request *request)
+{
+	const struct sluice_control_attach *attach = &request->frame.attach;
+	struct tables *tables = &request->server->tables;
+	const struct programs *programs = &request->server->programs;
+	struct endpoint *endpoint = request->endpoint;
+	const struct identity *identity = &endpoint->identity;
+	bool hash = attach->flags & SLUICE_ATTACH_F_HASH;
+	struct steer_conn_entry entry = {
+		.ring = identity->ring_first + attach->ring,
+		.conn = attach->conn,
+		.hash_first = hash ? identity->ring_first : 0,
+		.hash_count = hash ? identity->geometry.rings : 0,
+		.endpoint = identity->number,
+		.uid = request->client->user->uid,
+		.flags = attach->flags & SLUICE_ATTACH_F_FRAMES,
+	};
+	struct conn *conn;
+	__u64 cookie;
+	socklen_t len = sizeof(entry.netns);
+	int r = check_attach(request);
+
+	if (!r)
+		r = check_socket(request->fd, &entry.type, &cookie);
+	if (r)
+		return r;
+	conn = conn_find(tables, cookie);
+	if (conn) /* it must not come back before its grace period is over */
+		return conn->state == CONN_DETACHING ? EBUSY : EALREADY;
+	conn = conn_at(endpoint, attach->ring, attach->conn);
+	if (conn && conn->state != CONN_GONE)
+		return EEXIST;
+	if (!has_conn_quota(request))
+		return EDQUOT;
+	if (getsockopt(request->fd, SOL_SOCKET, SO_NETNS_COOKIE, &entry.netns,
+		       &len) ||
+	    setsockopt(request->fd, SOL_SOCKET, SO_ATTACH_BPF, &programs->steer,
+		       sizeof(programs->steer)))
+		return errno;
+	if (conn)
+		conn_free(tables, conn);
+	if (conn_add(tables, endpoint, attach->ring, attach->conn, cookie,
+		     entry.netns))
+		return ENOMEM;
+	if (!bpf_map_update_elem(programs->conns, &cookie, &entry, BPF_NOEXIST))
+		return 0;
+	r = errno == E2BIG ? ENOSPC : errno;
+	conn_free(tables, conn_find(tables, cookie));
+	return r;
+}
+
+int request_detach(struct request *request)
+{
+	const struct sluice_control_attach *attach = &request->frame.attach;
+	struct server *server = request->server;
+	struct endpoint *endpoint = request->endpoint;
+	__u64 cookie;
+	struct conn *conn;
+	struct job *job;
+
+	if (attach->ring >= endpoint->identity.geometry.rings)
+		return ERANGE;
+	conn = conn_at(endpoint, attach->ring, attach->conn);
+	if (!conn || conn->number != attach->conn)
+		return ENOENT;
+	if (conn->state == CONN_DETACHING)
+		return EALREADY;
+	job = request_job(JOB_GRACE, endpoint);
+	if (!job)
+		return ENOMEM;
+	cookie = conn->cookie;
+	if (conn->state == CONN_ATTACHED &&
+	    bpf_map_delete_elem(server->programs.conns, &cookie))
+		log_error("socket %llu: cannot remove its entry: %s", cookie,
+			  strerror(errno));
+	conn_leave(&server->tables, conn, CONN_DETACHING);
+	job->conn = conn;
+	request_submit(server, job, request);
+	return LATER;
+}

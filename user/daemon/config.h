@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/*
+ * The configuration of sluiced: an INI file, whose keys config.c lists with
+ * their ranges, over defaults. sluiced.conf(5) explains them.
+ */
+#ifndef SLUICED_CONFIG_H
+#define SLUICED_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "log.h"
+
+#define CONFIG_FILE "/etc/sluice/sluiced.conf"
+
+struct limits {
+	uint64_t endpoints_per_uid;
+	uint64_t conns_per_uid;
+	uint64_t conns_per_endpoint;
+	uint64_t map_bytes_per_uid;
+	uint64_t map_bytes_per_endpoint;
+	uint64_t clients_per_uid; /* connections to the control socket */
+};
+
+struct config {
+	/* [control] */
+	char path[108]; /* of the control socket */
+	uint64_t mode;
+	char group[64]; /* empty: leave it */
+	/* [bpf] */
+	char pin_dir[256];
+	/* [limits] */
+	struct limits limits;
+	/* [daemon] */
+	uint64_t grace_seconds; /* in which an orphan must be claimed */
+	uint64_t sweep_seconds; /* from one look for dead sockets to the next */
+	enum log_level log_level;
+	bool unload; /* at the end, remove the pins */
+};
+
+void config_init(struct config *config);
+
+/*
+ * Reads a file over what config holds. A file that is missing is no error if
+ * `optional`. Returns 0, or -1 with config in an undefined state and "file:line:
+ * what is wrong" in error.
+ */
+int config_read(struct config *config, const char *file, bool optional,
+		char *error, size_t size);
+
+/* One key, as in the file: "control.path". The same, without a line. */
+int config_set(struct config *config, const char *key, const char *value,
+	       char *error, size_t size);
+
+#endif

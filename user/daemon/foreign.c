@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/* Closing what clients sent; foreign.h says why that takes care. */
+#include "foreign.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+
+static timer_t timer;
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int number)
+{
+	(void)number;
+	interrupted = 1;
+}
+
+int foreign_init(void)
+{
+	struct sigaction action = { .sa_handler = interrupt };
+	struct sigevent event = {
+		.sigev_notify = SIGEV_THREAD_ID,
+		.sigev_signo = SIGALRM,
+	};
+
+	event.sigev_notify_thread_id = gettid();
+	if (sigaction(SIGALRM, &action, NULL) ||
+	    timer_create(CLOCK_MONOTONIC, &event, &timer))
+		return -errno;
+	return 0;
+}
+
+bool foreign_close(int fd, long wait_ns)
+{
+	/*
+	 * All that close() lets go of is released before it returns, with the
+	 * signal pending: only the first wait takes time.
+	 */
+	const struct itimerspec limit = {
+		.it_value.tv_nsec = wait_ns,
+		.it_interval.tv_nsec = wait_ns,
+	};
+	const struct itimerspec none = { 0 };
+
+	interrupted = 0;
+	timer_settime(timer, 0, &limit, NULL);
+	close(fd);
+	timer_settime(timer, 0, &none, NULL);
+	return !interrupted;
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/*
+ * sluiced's main thread: one loop over the control socket, its clients, signals
+ * and finished jobs. Everything here is that thread's alone.
+ *
+ *   server.c    the loop, signals, deadlines     client.c    clients' sockets
+ *   listener.c  the control socket               request.c   what they ask for
+ *   takeover.c  what an earlier sluiced left     sweep.c     sockets that died
+ */
+#ifndef SLUICED_SERVER_H
+#define SLUICED_SERVER_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "config.h"
+#include "programs.h"
+#include "tables.h"
+#include "worker.h"
+
+struct server;
+
+/* Something in the epoll set; events as of epoll_wait(2). */
+struct source {
+	void (*ready)(struct server *server, struct source *source,
+		      uint32_t events);
+	int fd;
+};
+
+struct server {
+	struct config config;
+	const struct options *options; /* to read it again */
+	struct programs programs;
+	struct worker *worker;
+	struct tables tables;
+	struct client *clients;
+	struct client *closed; /* to be freed after this round of events */
+	int epoll;
+	struct source listener, signals, jobs, refusals;
+	struct ring_buffer *refused; /* what bpf/guard.bpf.c dropped */
+	bool bound; /* the listener's name is ours to remove */
+	bool listening; /* the listener is in the epoll set */
+	bool draining;
+	bool stopping;
+	bool no_bpf; /* why it did not start */
+	/* CLOCK_MONOTONIC, ns; 0: none */
+	int64_t orphans_until, sweep_at, listen_at;
+	uint32_t sweep; /* number of the last one */
+	int64_t swept; /* when */
+};
+
+/* Watches source for events, or changes which. 0 or -errno. */
+int server_watch(struct server *server, struct source *source, uint32_t events);
+int64_t server_now(void);
+
+/* listener.c: 0 or -errno, after it has said why. */
+int listener_open(struct server *server);
+void listener_close(struct server *server);
+/* Stops accepting for a moment: no fds or memory are left. */
+void listener_rest(struct server *server);
+void listener_resume(struct server *server);
+
+/* takeover.c: fills the tables with what the maps hold. */
+int takeover(struct server *server);
+void takeover_expire(struct server *server);
+
+/*
+ * sweep.c: finds connections whose sockets are gone and frees what they use, also
+ * what counts against quotas. sweep_for_quota() does so if the last time is not
+ * just now.
+ */
+void sweep(struct server *server);
+void sweep_for_quota(struct server *server);
+
+#endif
