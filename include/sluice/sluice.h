@@ -10,6 +10,8 @@
  *   buf       one buffer of a pool, reference-counted
  *   msg       one received message, or one part of it
  *   set       waits for many connections at once
+ *   endpoint  where sluiced steers incoming messages to, for many conns; see
+ *             endpoint.h
  *
  * Conventions
  *   - 0 (or a count) on success, a negative errno on failure. Nothing prints,
@@ -57,6 +59,8 @@ struct sluice_listener;
 struct sluice_conn;
 struct sluice_pool;
 struct sluice_set;
+struct sluice_endpoint;
+struct sluice_endpoint_options;
 
 /* "1.0.0": version of the library that is running. */
 SLUICE_API const char *sluice_version(void);
@@ -166,6 +170,15 @@ SLUICE_API int sluice_pool_segment(const struct sluice_pool *pool,
 #define SLUICE_F_PLAIN 0x4u /* be plain: bind no name, send no HELLO */
 #define SLUICE_F_NO_DIRECT 0x8u /* offer no link: the queued lane only */
 #define SLUICE_F_MAP_HUGE 0x10u /* map a peer's segments on huge pages */
+/*
+ * Receive in the steered lane: a BPF program that sluiced attaches puts what
+ * the peer sends, plain or aware, where this side finds it without a system
+ * call. Without sluiced, or if it refuses, messages come through the socket and
+ * sluice_conn_info() says why.
+ */
+#define SLUICE_F_STEER 0x20u
+/* Each plain message goes to a ring chosen by its first 8 bytes: endpoint.h. */
+#define SLUICE_F_STEER_HASH 0x40u
 
 #define SLUICE_SPIN_DEFAULT_NS 20000
 #define SLUICE_SPIN_FOREVER UINT64_MAX
@@ -197,6 +210,14 @@ struct sluice_options {
 	const struct sluice_pool_options *pool_options; /* for its own pool */
 	uint32_t no_spin;
 	uint32_t backlog; /* listen: default 128 */
+	/*
+	 * From sluice_endpoint_new(), for many conns (implies F_STEER). NULL with
+	 * F_STEER: one of the conn's own; a listener has one for all it accepts.
+	 */
+	struct sluice_endpoint *endpoint;
+	const struct sluice_endpoint_options *endpoint_options; /* for its own */
+	uint32_t ring; /* of the endpoint, from 0 */
+	uint32_t resv; /* 0 */
 };
 
 /*
@@ -236,6 +257,10 @@ SLUICE_API int sluice_pair(struct sluice_conn *conn[2],
  * of socketpair(), or accepted by the caller. The conn owns fd on success only.
  * With SLUICE_F_AWARE this side says that the peer is aware; both may. Without,
  * names decide as for connect and accept. -EPROTOTYPE: not such a socket.
+ *
+ * A SOCK_DGRAM socket does too, if it and its peer are connected to each other;
+ * such a conn is plain, and never ends by itself: a closed peer shows as -EPIPE
+ * when sending only.
  */
 SLUICE_API int sluice_conn_from_fd(struct sluice_conn **conn, int fd,
 				   const struct sluice_options *options);
@@ -267,6 +292,9 @@ SLUICE_API void sluice_conn_abort(struct sluice_conn *conn, const char *text);
 #define SLUICE_REASON_CHOSEN 5 /* sluice_conn_set_lane() */
 #define SLUICE_REASON_STARTING 6 /* SWITCH has not been sent or seen yet */
 #define SLUICE_REASON_SELF_PLAIN 7 /* SLUICE_F_PLAIN */
+#define SLUICE_REASON_PEER_NO_DIRECT 8 /* it reads no ring: steered, say */
+#define SLUICE_REASON_NO_SLUICED 9 /* see steer_error */
+#define SLUICE_REASON_STEER_REFUSED 10 /* by sluiced; see steer_error */
 
 SLUICE_API const char *sluice_lane_name(uint32_t lane);
 SLUICE_API const char *sluice_reason_text(uint32_t reason);
@@ -289,6 +317,10 @@ struct sluice_conn_info {
 	uint64_t frames_received;
 	uint64_t doorbells_sent;
 	uint64_t sleeps;
+	int steer_error; /* 0, or why F_STEER was in vain: -errno */
+	uint32_t steer_conn; /* what sluice_ring_recv() calls it, if steered */
+	uint64_t steered; /* messages (parts) found in the ring */
+	uint64_t spilled; /* while attached, those read from the socket */
 };
 
 SLUICE_API void sluice_conn_info(struct sluice_conn *conn,
@@ -390,7 +422,8 @@ struct sluice_msg {
 
 /*
  * Payload of a message. Inline payload lies in *msg itself, so the pointer goes
- * with that struct; else it points into the peer's pool until the release.
+ * with that struct; else it points into the peer's pool, or the landing pool,
+ * until the release.
  */
 SLUICE_INLINE const void *sluice_msg_data(const struct sluice_msg *msg);
 
@@ -398,7 +431,8 @@ SLUICE_INLINE const void *sluice_msg_data(const struct sluice_msg *msg);
  * Takes the next message. 1: *msg is filled. 0: the peer has closed and all it
  * sent was delivered. -EAGAIN: none now. -ECONNRESET: the peer died; all it had
  * published was delivered first. What else ended the connection: as for sends.
- * -ENOBUFS: hold_limit messages of a plain peer are held.
+ * -ENOBUFS: hold_limit messages of a plain peer are held (not counting those in
+ * the landing pool: when that is full, messages come through the socket).
  */
 SLUICE_INLINE int sluice_recv(struct sluice_conn *conn, struct sluice_msg *msg);
 
@@ -456,6 +490,9 @@ SLUICE_API int sluice_wait(struct sluice_conn *conn, uint32_t what,
  * while this side is awake the direct lane is silent. One arm serves one sleep.
  * A conn that lacks a buffer of a pool shared with others: when one of those
  * fires, or a buffer is given back here, go to 1 with it too.
+ * The fd stays the same. With an endpoint it is one made for this (-EMFILE), not
+ * the socket; conns that share a ring all fire when one of them is sent
+ * something: for many, a set is better.
  */
 SLUICE_API int sluice_conn_fd(const struct sluice_conn *conn);
 SLUICE_API int sluice_arm(struct sluice_conn *conn, uint32_t what,
@@ -496,6 +533,7 @@ SLUICE_API int sluice_set_wait(struct sluice_set *set,
 }
 #endif
 
+#include <sluice/endpoint.h>
 #include <sluice/hot.h>
 
 #endif

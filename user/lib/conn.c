@@ -46,7 +46,8 @@ int options_read(struct sluice_options *o, const struct sluice_options *in)
 {
 	const uint32_t known = SLUICE_F_AWARE | SLUICE_F_REQUIRE_AWARE |
 			       SLUICE_F_PLAIN | SLUICE_F_NO_DIRECT |
-			       SLUICE_F_MAP_HUGE;
+			       SLUICE_F_MAP_HUGE | SLUICE_F_STEER |
+			       SLUICE_F_STEER_HASH;
 	int r;
 
 	*o = (struct sluice_options){ .size = sizeof(*o) };
@@ -67,14 +68,19 @@ int options_read(struct sluice_options *o, const struct sluice_options *in)
 		o->spin_ns = SLUICE_SPIN_DEFAULT_NS;
 	if (o->no_spin == 1)
 		o->spin_ns = 0;
-	if (o->flags & ~known || o->no_spin > 1 ||
+	if (o->endpoint)
+		o->flags |= SLUICE_F_STEER;
+	if (o->flags & ~known || o->no_spin > 1 || o->resv ||
 	    o->ring_slots < SLUICE_RING_SLOTS_MIN ||
 	    o->ring_slots > SLUICE_RING_SLOTS_MAX ||
 	    o->ring_slots & (o->ring_slots - 1) ||
 	    o->hold_limit < HOLD_LIMIT_MIN || o->hold_limit > SLUICE_HOLD_MAX ||
 	    (o->flags & SLUICE_F_PLAIN &&
 	     o->flags & (SLUICE_F_AWARE | SLUICE_F_REQUIRE_AWARE)) ||
-	    (o->pool && (o->pool_options || !pool_of(o->pool)->shared)))
+	    (o->pool && (o->pool_options || !pool_of(o->pool)->shared)) ||
+	    (o->endpoint && o->endpoint_options) ||
+	    (!(o->flags & SLUICE_F_STEER) && (o->flags & SLUICE_F_STEER_HASH ||
+					      o->endpoint_options || o->ring)))
 		return -EINVAL;
 	return 0;
 }
@@ -97,6 +103,7 @@ int conn_new(struct sluice_conn **out, const struct sluice_options *options)
 	core->options = *options;
 	core->flags = options->flags;
 	core->fd = core->link_fd = -1;
+	core->steer.epoll_fd = core->steer.event_fd = -1;
 	list_init(&core->pool_link);
 	list_init(&core->set_link);
 	list_init(&core->waiter_link);
@@ -220,6 +227,7 @@ void conn_destroy(struct sluice_conn *conn)
 		conn_peer_gone(conn);
 		unmap_all(conn);
 	}
+	steer_close(conn);
 	if (core->fd >= 0)
 		close(core->fd);
 	if (core->link_fd >= 0)
@@ -300,6 +308,7 @@ void sluice_conn_close(struct sluice_conn *conn)
 		 * set that it is in still listens for that.
 		 */
 		set_keep_closing(conn);
+		steer_close(conn);
 		core->closing = true;
 		core->inbox_count = 0;
 		core->pool->live_conns--;
@@ -317,7 +326,10 @@ void sluice_conn_close(struct sluice_conn *conn)
 
 int sluice_conn_fd(const struct sluice_conn *conn)
 {
-	return core_of(conn)->fd;
+	struct conn_core *core = core_of(conn);
+
+	return core->steer.ring && !conn_check(core) ? steer_fd(core) :
+						       core->fd;
 }
 
 struct sluice_pool *sluice_conn_pool(struct sluice_conn *conn)
@@ -344,13 +356,16 @@ const char *sluice_reason_text(uint32_t reason)
 		[SLUICE_REASON_CHOSEN] = "chosen by the sender",
 		[SLUICE_REASON_STARTING] = "the switch is still to come",
 		[SLUICE_REASON_SELF_PLAIN] = "this side was told to be plain",
+		[SLUICE_REASON_PEER_NO_DIRECT] = "the peer reads no ring",
+		[SLUICE_REASON_NO_SLUICED] = "sluiced is not there",
+		[SLUICE_REASON_STEER_REFUSED] = "sluiced refused to steer",
 	};
 
 	return reason < ARRAY_SIZE(texts) ? texts[reason] : "unknown";
 }
 
 static uint32_t aware_reason(const struct conn_core *core, uint32_t lane,
-			     bool chosen)
+			     bool chosen, const struct sluice_hello *receiver)
 {
 	if (lane == SLUICE_LANE_DIRECT)
 		return SLUICE_REASON_NONE;
@@ -358,7 +373,34 @@ static uint32_t aware_reason(const struct conn_core *core, uint32_t lane,
 		return SLUICE_REASON_NO_LINK;
 	if (!core->both_link)
 		return SLUICE_REASON_PEER_NO_LINK;
+	if (!(receiver->features & SLUICE_FEAT_DIRECT))
+		return SLUICE_REASON_PEER_NO_DIRECT;
 	return chosen ? SLUICE_REASON_CHOSEN : SLUICE_REASON_STARTING;
+}
+
+/* Of a conn with F_STEER, whose phase is settled. */
+static void steer_info(const struct conn_core *core,
+		       struct sluice_conn_info *info)
+{
+	const struct steering *s = &core->steer;
+	int error = s->error;
+
+	info->steered = s->steered;
+	info->spilled = s->spilled;
+	if (s->word) {
+		info->steer_conn = s->conn;
+		error = steer_lost(core);
+	}
+	info->steer_error = error;
+	if (!error) {
+		info->rx_lane = SLUICE_LANE_STEERED;
+		info->rx_reason = SLUICE_REASON_NONE;
+	} else if (error == -ENOENT || error == -ECONNREFUSED ||
+		   error == -ETIMEDOUT) {
+		info->rx_reason = SLUICE_REASON_NO_SLUICED;
+	} else {
+		info->rx_reason = SLUICE_REASON_STEER_REFUSED;
+	}
 }
 
 void sluice_conn_info(struct sluice_conn *conn, struct sluice_conn_info *info)
@@ -385,11 +427,13 @@ void sluice_conn_info(struct sluice_conn *conn, struct sluice_conn_info *info)
 	if (core->phase == PHASE_AWARE) {
 		info->features = core->hello.features & core->peer.features;
 		info->tx_lane = core->tx_lane;
-		info->tx_reason =
-			aware_reason(core, core->tx_lane, core->tx_chosen);
+		info->tx_reason = aware_reason(core, core->tx_lane,
+					       core->tx_chosen, &core->peer);
 		info->rx_lane = core->rx_lane;
-		info->rx_reason =
-			aware_reason(core, core->rx_lane, core->rx_switched);
+		info->rx_reason = aware_reason(core, core->rx_lane,
+					       core->rx_switched, &core->hello);
+		if (core->flags & SLUICE_F_STEER)
+			steer_info(core, info);
 		return;
 	}
 	reason = core->flags & SLUICE_F_PLAIN ? SLUICE_REASON_SELF_PLAIN :
@@ -397,4 +441,6 @@ void sluice_conn_info(struct sluice_conn *conn, struct sluice_conn_info *info)
 						SLUICE_REASON_UNDECIDED;
 	info->tx_lane = info->rx_lane = SLUICE_LANE_PLAIN;
 	info->tx_reason = info->rx_reason = reason;
+	if (core->flags & SLUICE_F_STEER && core->phase == PHASE_PLAIN)
+		steer_info(core, info);
 }

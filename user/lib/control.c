@@ -107,6 +107,8 @@ static const char *on_data(struct sluice_conn *conn, struct frame *frame)
 			return "slot in a frame has a seq";
 	if (inbox_put(conn, frame->slots, frame->header.count))
 		conn_fail(conn, -ENOMEM, "out of memory");
+	if (steer_on(core_of(conn)))
+		core_of(conn)->steer.spilled += frame->header.count;
 	return NULL;
 }
 
@@ -129,7 +131,8 @@ static const char *on_switch(struct sluice_conn *conn, struct frame *frame)
 				    .kind = SLUICE_SLOT_SWITCH,
 				    .len = frame->header.value };
 
-	if (!core->both_link || core->bye_seen)
+	if (!core->both_link || core->bye_seen ||
+	    !(core->hello.features & SLUICE_FEAT_DIRECT))
 		return "switch to a ring that there is not";
 	if (inbox_put(conn, &mark, 1))
 		conn_fail(conn, -ENOMEM, "out of memory");
@@ -253,6 +256,8 @@ int control_frame(struct sluice_conn *conn, struct frame *frame)
 static int drain(struct sluice_conn *conn, bool until_data)
 {
 	struct conn_core *core = core_of(conn);
+	/* In the steered lane on to its end: only then is there a grant. */
+	uint32_t enough = steer_on(core) ? SLUICE_FRAME_SLOTS_MAX : 1;
 	struct frame frame;
 	int r, i;
 
@@ -266,9 +271,11 @@ static int drain(struct sluice_conn *conn, bool until_data)
 		if (core->error)
 			return core->error;
 		if (core->eof || !inbox_has_room(core) ||
-		    (until_data && core->inbox_count))
+		    (until_data && core->inbox_count >= enough))
 			return 0;
+		steer_before(core);
 		r = frame_recv(conn, &frame, MSG_DONTWAIT);
+		steer_after(conn, r);
 		if (r == -EAGAIN || r == -EINTR)
 			return 0;
 		/* What the fd told of is read: it will not fire for it again. */

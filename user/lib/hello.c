@@ -59,6 +59,8 @@ static int hello_send(struct sluice_conn *conn, uint8_t type, uint64_t echo)
 	struct conn_core *core = core_of(conn);
 	struct sluice_frame frame = { .type = type,
 				      .value = sizeof(core->hello) };
+	/* Steering is of DATA frames: the peer is to keep to them. */
+	uint64_t direct = core->flags & SLUICE_F_STEER ? 0 : SLUICE_FEAT_DIRECT;
 	int r;
 
 	if (!(core->flags & SLUICE_F_NO_DIRECT) && !core->link) {
@@ -71,9 +73,7 @@ static int hello_send(struct sluice_conn *conn, uint8_t type, uint64_t echo)
 		.magic = SLUICE_HELLO_MAGIC,
 		.major = SLUICE_MAJOR,
 		.minor = SLUICE_MINOR,
-		.features = (core->link ?
-				     SLUICE_FEAT_LINK | SLUICE_FEAT_DIRECT :
-				     0) |
+		.features = (core->link ? SLUICE_FEAT_LINK | direct : 0) |
 			    (core->registered ? SLUICE_FEAT_MEMBARRIER : 0),
 		.cookie = core->hello.cookie ? core->hello.cookie :
 					       random_nonzero(),
@@ -352,12 +352,10 @@ static int hello_pair(struct sluice_conn *conn)
 	return r < 0 ? r : 0;
 }
 
-int hello_process(struct sluice_conn *conn)
+static int hello_step(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
 
-	if (core->eof || core->error)
-		return core->error;
 	if (core->hello_due)
 		return hello_answer(conn);
 	switch (core->phase) {
@@ -371,4 +369,17 @@ int hello_process(struct sluice_conn *conn)
 	default:
 		return 0;
 	}
+}
+
+int hello_process(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	int r;
+
+	if (core->eof || core->error)
+		return core->error;
+	r = hello_step(conn);
+	if (core->steer.ring)
+		steer_settle(conn);
+	return r;
 }

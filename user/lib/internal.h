@@ -70,7 +70,11 @@ uint64_t process_generation(void);
 bool process_has_membarrier(void);
 /* False: it could not run. */
 bool process_membarrier(void);
+/* Waits until no BPF program that runs now runs any more; milliseconds. */
+void process_grace(void);
 int64_t now_ns(void);
+/* Cheaper, a few milliseconds behind. */
+int64_t coarse_ns(void);
 /* now_ns() + timeout_ns, or INT64_MAX for one that never ends. */
 int64_t deadline_after(int64_t timeout_ns);
 uint64_t random_nonzero(void);
@@ -208,6 +212,35 @@ enum need {
 #define INBOX_MAX 4096 /* slots read ahead */
 #define INBOX_MARK 1 /* seq of a SWITCH frame among them; its len: position */
 
+/* An epoll that is to hear of an endpoint's connection to sluiced. */
+struct watcher {
+	struct list link;
+	int epoll_fd;
+	void *data; /* of the events */
+};
+
+/* A conn in the steered lane: steer.c. */
+struct steering {
+	struct sluice_ring *ring; /* NULL: it is not to be steered */
+	uint32_t *word; /* SLUICE_STEER_*; NULL: not attached */
+	uint32_t conn; /* what slots for it carry */
+	int error; /* why there is no ring, or it is not attached */
+	uint32_t calls; /* endpoint.calls when attaching failed */
+	bool armed; /* counted in ring.armed */
+	bool told; /* the socket has something, says poll */
+	uint32_t spills; /* of the ring, when the socket was looked at */
+	uint32_t idle; /* finds nothing, in a row, since then */
+	uint32_t next_look; /* at so many of them */
+	int64_t looked; /* coarse */
+	uint32_t landing_held; /* slots, in the inbox or with the application */
+	int epoll_fd; /* sluice_conn_fd(): this and its socket; or -1 */
+	int event_fd; /* for what another conn's call found in the ring */
+	uint32_t epoll_events; /* of the socket */
+	bool event_up;
+	struct watcher watcher;
+	uint64_t steered, spilled;
+};
+
 struct conn_core {
 	uint64_t generation; /* of the process that made the conn */
 	int fd;
@@ -260,6 +293,8 @@ struct conn_core {
 	uint32_t idle_position; /* of the last of them */
 	void **plain_held; /* by id: views of plain messages */
 	bool plain_eof, plain_timestamps;
+	bool plain_peeked; /* the next one on the socket has this length */
+	size_t plain_peeked_len;
 	void *plain_next; /* a plain message that was taken as a HELLO */
 	size_t plain_next_len;
 
@@ -302,7 +337,10 @@ struct conn_core {
 	void *set_data;
 	uint32_t set_want;
 	uint32_t set_events; /* registered with epoll */
+	bool set_idle; /* in the set's idle list */
 	bool set_active; /* it had something since the last turn */
+
+	struct steering steer;
 
 	uint64_t frames_sent, frames_received, doorbells_sent, sleeps;
 	struct ucred credentials;
@@ -365,6 +403,11 @@ int conn_fail(struct sluice_conn *conn, int error, const char *text);
  * pool): its ids come back, views stay and can be released.
  */
 void conn_peer_gone(struct sluice_conn *conn);
+
+/* socket.c ---------------------------------------------------------------- */
+
+/* Of a name as sluice_listen() takes it. -EINVAL, -ENAMETOOLONG. */
+int address_of(const char *name, struct sockaddr_un *address, socklen_t *size);
 
 /* hello.c ----------------------------------------------------------------- */
 
@@ -464,6 +507,7 @@ bool send_ready(struct sluice_conn *conn);
 int inbox_put(struct sluice_conn *conn, const struct sluice_slot *slots,
 	      uint32_t count);
 bool inbox_has_room(struct conn_core *core);
+void inbox_pop(struct conn_core *core);
 /* Is there a message, or an end to report, without looking at the socket? */
 bool recv_ready(struct sluice_conn *conn);
 
@@ -482,12 +526,58 @@ int plain_send(struct sluice_conn *conn, const struct iovec *parts,
 	       unsigned int count);
 bool plain_ready(struct sluice_conn *conn);
 
+/* steer.c ----------------------------------------------------------------- */
+
+/*
+ * Gives a new conn the ring that its options ask for. error: why there is none,
+ * or 0. -EINVAL, -ECHILD.
+ */
+int steer_open(struct sluice_conn *conn, int error);
+/* The peer is known to be plain or aware: attaches, if that is wanted. */
+void steer_settle(struct sluice_conn *conn);
+/* Detaches; the ring is no longer the conn's. */
+void steer_close(struct sluice_conn *conn);
+/* Attached? */
+static inline bool steer_on(const struct conn_core *core)
+{
+	return core->steer.word != NULL;
+}
+/* 0, or why it is steered no more: -errno. */
+int steer_lost(const struct conn_core *core);
+/* Reads the ring. Is there anything in the inbox? Only if there is a ring. */
+bool steer_pending(struct conn_core *core);
+/* Is it time to look at the socket? Always, without a ring. */
+bool steer_due(struct conn_core *core);
+/* Before and after each look at the socket; r: as of frame_recv(). */
+void steer_before(struct conn_core *core);
+void steer_after(struct sluice_conn *conn, int r);
+/* May what the socket has be delivered now, as to the ring? */
+bool steer_in_turn(struct conn_core *core);
+/* The next message of a plain peer, from the inbox. */
+void steer_take(struct sluice_conn *conn, struct sluice_msg *msg);
+int steer_release(struct sluice_conn *conn, const struct sluice_msg *msg);
+void steer_arm(struct conn_core *core);
+void steer_disarm(struct conn_core *core);
+/* The fd of sluice_conn_fd(). -EMFILE. */
+int steer_fd(struct conn_core *core);
+/* Makes it fire for these poll events of the socket; as what, it returns. */
+short steer_listen(struct conn_core *core, short events);
+#define STEER_POLL_FDS 3
+struct pollfd;
+/* What a sleep is to poll besides the socket. Returns how many. */
+unsigned int steer_poll_fds(struct conn_core *core, uint32_t what,
+			    struct pollfd *fds);
+/* After a sleep. */
+void steer_polled(struct conn_core *core, const struct pollfd *fds);
+
 /* wait.c ------------------------------------------------------------------ */
 
 /* What of `what` is ready; looks at the socket only if look is set. */
 uint32_t conn_ready(struct sluice_conn *conn, uint32_t what, bool look);
 /* Back awake; does nothing to a conn that is not armed. */
 void conn_disarm(struct sluice_conn *conn);
+/* Is there anything that met EAGAIN, or waits for the next push? */
+bool conn_is_due(const struct conn_core *core);
 /* Sends what is due, if anything is. */
 void conn_push(struct sluice_conn *conn);
 
@@ -496,7 +586,7 @@ void conn_push(struct sluice_conn *conn);
 void set_forget(struct sluice_conn *conn);
 /* The conn is closed, but buffers of its pool are still to come back. */
 void set_keep_closing(struct sluice_conn *conn);
-/* Called whenever a conn in a set is disarmed. */
+/* A conn in a set is disarmed, or has been brought something. */
 void set_make_hot(struct conn_core *core);
 
 #endif

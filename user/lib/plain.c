@@ -51,6 +51,29 @@ static uint32_t plain_slot(struct sluice_conn *conn)
 	return i;
 }
 
+/* The next message is a steered one: what plain_find() returns. */
+#define FOUND_STEERED 2
+
+static int find_steered(struct conn_core *core, size_t *len)
+{
+	*len = core->inbox[core->inbox_head].len;
+	return FOUND_STEERED;
+}
+
+/* Looks at the socket, and notes what is next there. */
+static int plain_look(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	int r;
+
+	steer_before(core);
+	r = plain_peek(core, NULL, 0, &core->plain_peeked_len);
+	core->plain_peeked = r == 1;
+	core->plain_eof = r == 0;
+	steer_after(conn, r);
+	return core->error ? core->error : r;
+}
+
 /* What sluice_recv() returns; 1: the next message has *len bytes. */
 static int plain_find(struct sluice_conn *conn, size_t *len)
 {
@@ -60,11 +83,22 @@ static int plain_find(struct sluice_conn *conn, size_t *len)
 	*len = core->plain_next_len;
 	if (core->plain_next)
 		return 1;
+	if (steer_pending(core))
+		return find_steered(core, len);
 	if (core->plain_eof)
-		return 0;
-	r = plain_peek(core, NULL, 0, len);
-	core->plain_eof = r == 0;
-	return r;
+		return steer_in_turn(core) ? 0 : -EAGAIN;
+	if (!core->plain_peeked) {
+		if (!steer_due(core))
+			return -EAGAIN;
+		r = plain_look(conn);
+		if (r <= 0 && !core->inbox_count)
+			return r || steer_in_turn(core) ? r : -EAGAIN;
+		/* Steered before what is on the socket was sent. */
+		if (core->inbox_count)
+			return find_steered(core, len);
+	}
+	*len = core->plain_peeked_len;
+	return steer_in_turn(core) ? 1 : -EAGAIN;
 }
 
 static int plain_take(struct sluice_conn *conn, void *data, size_t size)
@@ -78,10 +112,18 @@ static int plain_take(struct sluice_conn *conn, void *data, size_t size)
 		core->plain_next = NULL;
 		return 1;
 	}
+	core->plain_peeked = false;
 	do /* fds that came with it are dropped by the kernel */
 		n = recv(core->fd, data, size, MSG_DONTWAIT);
 	while (n < 0 && errno == ECONNRESET);
-	return n < 0 ? -errno : 1;
+	if (n < 0)
+		return -errno;
+	/* Was it the last? Then the next one may be steered. */
+	if (steer_on(core)) {
+		core->steer.spilled++;
+		plain_look(conn);
+	}
+	return 1;
 }
 
 int plain_recv(struct sluice_conn *conn, struct sluice_msg *msg)
@@ -92,6 +134,10 @@ int plain_recv(struct sluice_conn *conn, struct sluice_msg *msg)
 	int r;
 
 	r = plain_find(conn, &n);
+	if (r == FOUND_STEERED) {
+		steer_take(conn, msg);
+		return 1;
+	}
 	if (r != 1)
 		return r;
 	*msg = (struct sluice_msg){ .len = (uint32_t)n,
@@ -126,11 +172,18 @@ int plain_recv(struct sluice_conn *conn, struct sluice_msg *msg)
 int plain_recv_copy(struct sluice_conn *conn, void *data, size_t capacity,
 		    size_t *len)
 {
+	struct sluice_msg msg;
 	int r;
 
 	r = plain_find(conn, len);
-	if (r != 1)
+	if (r <= 0)
 		return r;
+	if (r == FOUND_STEERED && *len <= capacity) {
+		steer_take(conn, &msg);
+		if (msg.len)
+			memcpy(data, sluice_msg_data(&msg), msg.len);
+		return sluice_release(conn, &msg) ? -EINVAL : 1;
+	}
 	return *len > capacity ? -EMSGSIZE : plain_take(conn, data, *len);
 }
 
@@ -163,6 +216,7 @@ int plain_send(struct sluice_conn *conn, const struct iovec *parts,
 		return -EAGAIN;
 	case EPIPE:
 	case ECONNRESET:
+	case ECONNREFUSED: /* DGRAM */
 	case ENOTCONN:
 		return -EPIPE;
 	default:
@@ -172,7 +226,14 @@ int plain_send(struct sluice_conn *conn, const struct iovec *parts,
 
 bool plain_ready(struct sluice_conn *conn)
 {
-	struct pollfd p = { .fd = core_of(conn)->fd, .events = POLLIN };
+	struct conn_core *core = core_of(conn);
+	struct pollfd p = { .fd = core->fd, .events = POLLIN };
+	bool ready;
 
-	return poll(&p, 1, 0) == 1;
+	steer_before(core);
+	ready = poll(&p, 1, 0) == 1;
+	core->steer.told = ready;
+	if (!ready)
+		steer_after(conn, -EAGAIN);
+	return ready;
 }

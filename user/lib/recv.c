@@ -154,7 +154,7 @@ static int take_slot(struct sluice_conn *conn, const struct sluice_slot *slot,
 	return 1;
 }
 
-static void inbox_pop(struct conn_core *core)
+void inbox_pop(struct conn_core *core)
 {
 	core->inbox_head = (core->inbox_head + 1) % core->inbox_size;
 	core->inbox_count--;
@@ -277,7 +277,8 @@ bool recv_ready(struct sluice_conn *conn)
 	bool in_ring;
 
 	return core->error || core->bye_seen || core->eof || core->plain_next ||
-	       core->plain_eof || next_slot(conn, &slot, &in_ring);
+	       next_slot(conn, &slot, &in_ring) ||
+	       ((core->plain_eof || core->plain_peeked) && steer_in_turn(core));
 }
 
 /*
@@ -292,8 +293,14 @@ static int find_slot(struct sluice_conn *conn, struct sluice_slot *slot,
 	int r;
 
 	r = next_slot(conn, slot, in_ring);
+	if (!r && steer_pending(core))
+		r = next_slot(conn, slot, in_ring);
 	if (r)
 		return r;
+	if (core->error)
+		return core->error;
+	if (steer_on(core) && !look && !steer_due(core))
+		return recv_end(conn);
 	if (conn->rx_reported != conn->rx_position)
 		sluice_report_head(conn);
 	/* Only looks that find nothing in a row count. */
@@ -453,6 +460,8 @@ int sluice_release_slow(struct sluice_conn *conn, const struct sluice_msg *msg)
 		return r;
 	if (msg->kind == SLUICE__MSG_PLAIN)
 		return plain_release(conn, msg);
+	if (msg->kind == SLUICE_SLOT_LANDING)
+		return steer_release(conn, msg);
 	if (msg->kind != SLUICE_SLOT_BUFFER || !core->rx_held ||
 	    msg->id >= core->options.hold_limit || !core->rx_held[msg->id] ||
 	    core->rx_held[msg->id] == RX_HELD_PENDING)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
 /* Sockets: listening, accepting, connecting, pairs and inherited fds. */
-#include "internal.h"
+#include "steering.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #define REQUIRE_AWARE_NS 1000000000
+#define STEER_AGAIN_NS 1000000000
 
 struct sluice_listener {
 	int fd;
@@ -20,10 +21,13 @@ struct sluice_listener {
 	struct sluice_options options;
 	struct sluice_pool_options pool_options;
 	uint32_t classes[SLUICE_POOL_CLASSES_MAX];
+	struct sluice_endpoint_options endpoint_options;
+	char control[sizeof(((struct sockaddr_un *)0)->sun_path)];
+	int steer_error; /* why options.endpoint is NULL */
+	int64_t steer_again; /* when to try, ns */
 };
 
-static int address_of(const char *name, struct sockaddr_un *address,
-		      socklen_t *size)
+int address_of(const char *name, struct sockaddr_un *address, socklen_t *size)
 {
 	size_t len = name ? strlen(name) : 0;
 
@@ -107,6 +111,56 @@ static int copy_pool_options(struct sluice_listener *listener)
 	return 0;
 }
 
+/* Likewise; and what is wrong with them is wrong now, sluiced or not. */
+static int copy_endpoint_options(struct sluice_listener *listener)
+{
+	struct sluice_endpoint_options *o = &listener->endpoint_options;
+	struct sluice_options *options = &listener->options;
+	int r;
+
+	listener->steer_again = INT64_MIN;
+	if (!(options->flags & SLUICE_F_STEER) || options->endpoint)
+		return 0;
+	r = endpoint_options_read(o, options->endpoint_options);
+	if (!r && options->ring >= o->rings)
+		r = -EINVAL;
+	if (!r && strlen(o->control) >= sizeof(listener->control))
+		r = -ENAMETOOLONG;
+	if (r)
+		return r;
+	strcpy(listener->control, o->control);
+	o->control = listener->control;
+	options->endpoint_options = o;
+	return 0;
+}
+
+/*
+ * Makes the endpoint for all that is accepted. sluiced may come later than the
+ * listener, and a child of fork() has no use for its parent's.
+ */
+static void make_endpoint(struct sluice_listener *listener)
+{
+	struct sluice_options *o = &listener->options;
+	int64_t now;
+
+	if (!(o->flags & SLUICE_F_STEER))
+		return;
+	if (o->endpoint && o->endpoint->generation == process_generation())
+		return;
+	if (o->endpoint) {
+		endpoint_put(o->endpoint);
+		o->endpoint = NULL;
+		listener->steer_again = INT64_MIN;
+		listener->steer_error = -ECHILD;
+	}
+	now = now_ns();
+	if (!o->endpoint_options || now < listener->steer_again)
+		return;
+	listener->steer_again = now + STEER_AGAIN_NS;
+	listener->steer_error =
+		sluice_endpoint_new(&o->endpoint, o->endpoint_options);
+}
+
 int sluice_listen(struct sluice_listener **out, const char *name,
 		  const struct sluice_options *options)
 {
@@ -121,6 +175,8 @@ int sluice_listen(struct sluice_listener **out, const char *name,
 	r = options_read(&listener->options, options);
 	if (!r && listener->options.pool_options)
 		r = copy_pool_options(listener);
+	if (!r)
+		r = copy_endpoint_options(listener);
 	if (r)
 		goto fail;
 	/* Others may accept from it too: accept() must not block when they win. */
@@ -139,6 +195,9 @@ int sluice_listen(struct sluice_listener **out, const char *name,
 		listener->dev = st.st_dev;
 		listener->ino = st.st_ino;
 	}
+	if (listener->options.endpoint)
+		endpoint_ref(listener->options.endpoint);
+	make_endpoint(listener);
 	*out = listener;
 	return 0;
 fail:
@@ -161,13 +220,19 @@ void sluice_listener_close(struct sluice_listener *listener)
 	    !lstat(listener->path, &st) && st.st_dev == listener->dev &&
 	    st.st_ino == listener->ino)
 		unlink(listener->path);
+	if (listener->options.endpoint)
+		endpoint_put(listener->options.endpoint);
 	close(listener->fd);
 	free(listener);
 }
 
-/* Gives a conn its socket, and finds out what the peer is. */
+/*
+ * Gives a conn its socket, and finds out what the peer is. steer_error: why there
+ * is no endpoint, if it is known.
+ */
 static int conn_start(struct sluice_conn **out, int fd,
-		      const struct sluice_options *options, uint64_t bound)
+		      const struct sluice_options *options, uint64_t bound,
+		      int steer_error)
 {
 	socklen_t size = sizeof(struct ucred);
 	struct sluice_conn *conn;
@@ -182,14 +247,29 @@ static int conn_start(struct sluice_conn **out, int fd,
 	fl = fcntl(fd, F_GETFL);
 	core->blocking = fl >= 0 && !(fl & O_NONBLOCK);
 	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &core->credentials, &size);
-	r = hello_start(conn, bound);
+	r = steer_open(conn, steer_error);
+	if (!r)
+		r = hello_start(conn, bound);
 	if (r) {
 		core->fd = -1; /* stays the caller's */
 		conn_destroy(conn);
 		return r;
 	}
+	steer_settle(conn);
 	*out = conn;
 	return 0;
+}
+
+/* It has no HELLO (no fds could be told from the peer's), and needs a peer. */
+static bool dgram_is_right(int fd, struct sluice_options *options)
+{
+	struct sockaddr_un peer;
+	socklen_t size = sizeof(peer);
+
+	if (options->flags & (SLUICE_F_AWARE | SLUICE_F_REQUIRE_AWARE))
+		return false;
+	options->flags |= SLUICE_F_PLAIN;
+	return !getpeername(fd, (struct sockaddr *)&peer, &size);
 }
 
 int sluice_conn_from_fd(struct sluice_conn **conn, int fd,
@@ -205,11 +285,13 @@ int sluice_conn_from_fd(struct sluice_conn **conn, int fd,
 	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) ||
 	    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size))
 		return errno == ENOTSOCK ? -EPROTOTYPE : -errno;
-	if (type != SOCK_SEQPACKET || domain != AF_UNIX)
+	if (domain != AF_UNIX ||
+	    (type != SOCK_SEQPACKET &&
+	     (type != SOCK_DGRAM || !dgram_is_right(fd, &options))))
 		return -EPROTOTYPE;
 	if (fcntl(fd, F_SETFD, FD_CLOEXEC))
 		return -errno;
-	return conn_start(conn, fd, &options, 0);
+	return conn_start(conn, fd, &options, 0, 0);
 }
 
 int sluice_accept(struct sluice_listener *listener, struct sluice_conn **conn,
@@ -235,7 +317,8 @@ int sluice_accept(struct sluice_listener *listener, struct sluice_conn **conn,
 		if (r < 0)
 			return -errno;
 	}
-	r = conn_start(conn, fd, &listener->options, 0);
+	make_endpoint(listener);
+	r = conn_start(conn, fd, &listener->options, 0, listener->steer_error);
 	if (r)
 		close(fd);
 	return r;
@@ -291,7 +374,7 @@ int sluice_connect(struct sluice_conn **conn, const char *name,
 	if (!r && connect(fd, (struct sockaddr *)&address, size))
 		r = -errno;
 	if (!r)
-		r = conn_start(conn, fd, &options, bound);
+		r = conn_start(conn, fd, &options, bound, 0);
 	if (r) {
 		close(fd);
 		return r;
@@ -316,13 +399,13 @@ int sluice_pair(struct sluice_conn *conn[2], const struct sluice_options *in)
 		options.flags |= SLUICE_F_AWARE;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds))
 		return -errno;
-	r = conn_start(&conn[0], fds[0], &options, 0);
+	r = conn_start(&conn[0], fds[0], &options, 0, 0);
 	if (r) {
 		close(fds[0]);
 		close(fds[1]);
 		return r;
 	}
-	r = conn_start(&conn[1], fds[1], &options, 0);
+	r = conn_start(&conn[1], fds[1], &options, 0, 0);
 	if (r) {
 		close(fds[1]);
 		sluice_conn_close(conn[0]);

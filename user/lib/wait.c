@@ -3,7 +3,7 @@
  * Waiting on one conn: what is ready, arming the sleep words, spinning, and
  * sleeping on the socket.
  */
-#include "internal.h"
+#include "steering.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -34,6 +34,7 @@ uint32_t conn_ready(struct sluice_conn *conn, uint32_t what, bool look)
 	bool plain = false;
 	int r;
 
+	steer_pending(core);
 	if (look) {
 		/* No further than needed: the peer goes by what is unread. */
 		r = until_data ? control_next_data(conn) : control_drain(conn);
@@ -101,6 +102,7 @@ static void sleep_words(struct sluice_conn *conn, uint32_t what)
 			    core->peer_registered);
 	}
 	core->armed = true;
+	steer_arm(core);
 	if (!waits_for_buffer(core, what))
 		return;
 	/* Not in a set: who told of an earlier sleep may not have told us. */
@@ -117,6 +119,7 @@ void conn_disarm(struct sluice_conn *conn)
 	if (!core->armed)
 		return;
 	core->armed = false;
+	steer_disarm(core);
 	if (core->set)
 		set_make_hot(core);
 	list_remove(&core->waiter_link);
@@ -130,7 +133,7 @@ void conn_disarm(struct sluice_conn *conn)
 		pool_words(core->pool, false);
 }
 
-static bool anything_due(const struct conn_core *core)
+bool conn_is_due(const struct conn_core *core)
 {
 	unsigned int i;
 
@@ -145,7 +148,7 @@ static bool anything_due(const struct conn_core *core)
 
 void conn_push(struct sluice_conn *conn)
 {
-	if (anything_due(core_of(conn)))
+	if (conn_is_due(core_of(conn)))
 		control_push(conn, true);
 }
 
@@ -179,7 +182,7 @@ static int arm(struct sluice_conn *conn, uint32_t what, bool look,
 	if ((what & SLUICE_RECV || core->phase != PHASE_PLAIN) &&
 	    !core->hello_due)
 		*events |= POLLIN;
-	if (anything_due(core) ||
+	if (conn_is_due(core) ||
 	    (what & SLUICE_SEND && core->need == NEED_SOCKET))
 		*events |= POLLOUT;
 	return 0;
@@ -202,9 +205,17 @@ int sluice_arm(struct sluice_conn *conn, uint32_t what, short *events)
 	if (!what || what & ~(SLUICE_RECV | SLUICE_SEND))
 		return -EINVAL;
 	conn_disarm(conn);
+	if (core->steer.ring && !core->set) {
+		r = steer_fd(core);
+		if (r < 0)
+			return r;
+		daemon_service(core->steer.ring->endpoint);
+	}
 	core->window_waived = waits_unheard(core, what);
 	r = arm(conn, what, true, events);
 	core->window_waived = false;
+	if (!r && core->steer.ring && !core->set)
+		*events = steer_listen(core, *events);
 	return r;
 }
 
@@ -212,13 +223,14 @@ int sluice_arm(struct sluice_conn *conn, uint32_t what, short *events)
  * Sleeps on the fds of all conns of a pool that may make room in it: by release,
  * by death, or as they acknowledge a retired segment.
  */
-static int sleep_on_pool(struct conn_core *core, short events, int timeout_ms)
+static int sleep_on_pool(struct conn_core *core, uint32_t what, short events,
+			 int timeout_ms)
 {
 	struct pool *pool = core->pool;
 	struct list *lists[] = { &pool->conns, &pool->closing }, *l, *tmp;
 	struct conn_core *other;
 	struct pollfd *fds;
-	nfds_t n = 1;
+	nfds_t n = 1 + STEER_POLL_FDS;
 	size_t i;
 	int r;
 
@@ -230,7 +242,7 @@ static int sleep_on_pool(struct conn_core *core, short events, int timeout_ms)
 		return -ENOMEM;
 	fds[0].fd = core->fd;
 	fds[0].events = events;
-	n = 1;
+	n = 1 + steer_poll_fds(core, what, fds + 1);
 	for (i = 0; i < ARRAY_SIZE(lists); i++) {
 		list_for_each_safe(l, tmp, lists[i]) {
 			other = list_entry(l, struct conn_core, pool_link);
@@ -243,6 +255,8 @@ static int sleep_on_pool(struct conn_core *core, short events, int timeout_ms)
 		}
 	}
 	r = poll(fds, n, timeout_ms) < 0 ? -errno : 0;
+	if (core->steer.ring)
+		steer_polled(core, fds + 1);
 	free(fds);
 	list_for_each_safe(l, tmp, &pool->conns) {
 		other = list_entry(l, struct conn_core, pool_link);
@@ -261,10 +275,12 @@ static int sleep_once(struct sluice_conn *conn, uint32_t what, short events,
 		      int64_t deadline)
 {
 	struct conn_core *core = core_of(conn);
-	struct pollfd p = { .fd = core->fd, .events = events };
+	struct pollfd fds[1 + STEER_POLL_FDS] = { { .fd = core->fd,
+						    .events = events } };
 	struct timespec t, *timeout = NULL;
 	struct frame frame;
 	int64_t left = 0, look;
+	nfds_t n = 1;
 	int r;
 
 	if (waits_unheard(core, what)) {
@@ -281,15 +297,22 @@ static int sleep_once(struct sluice_conn *conn, uint32_t what, short events,
 		timeout = &t;
 	}
 	if (waits_for_buffer(core, what) && core->pool->shared)
-		return sleep_on_pool(core, events,
+		return sleep_on_pool(core, what, events,
 				     !timeout ?
 					     -1 :
 				     left > INT_MAX * 1000000ll ?
 					     INT_MAX :
 					     (int)((left + 999999) / 1000000));
 	if (timeout || events != POLLIN || !core->blocking ||
-	    core->phase != PHASE_AWARE)
-		return ppoll(&p, 1, timeout, NULL) < 0 ? -errno : 0;
+	    core->phase != PHASE_AWARE || core->steer.ring) {
+		n += steer_poll_fds(core, what, fds + 1);
+		r = ppoll(fds, n, timeout, NULL) < 0 ? -errno : 0;
+		if (core->steer.ring) {
+			core->steer.told = fds[0].revents;
+			steer_polled(core, fds + 1);
+		}
+		return r;
+	}
 	/* The frame that wakes is read by the call that waits for it. */
 	r = frame_recv(conn, &frame, 0);
 	if (r == -EAGAIN) { /* O_NONBLOCK was set behind our back */
@@ -323,11 +346,17 @@ static int spin(struct sluice_conn *conn, uint32_t what, int64_t deadline)
 		if (what & SLUICE_RECV && conn->rx_ring &&
 		    sluice__ready(conn) && recv_ready(conn))
 			return SLUICE_RECV;
-		/* Without a ring only the socket knows. */
-		look = i % (core->rx_ring      ? SPINS_PER_LOOK :
-			    what & SLUICE_RECV ? 1 :
-						 SPINS_PER_CLOCK) ==
-		       0;
+		if (steer_on(core) && what & SLUICE_RECV) {
+			if (steer_pending(core))
+				return SLUICE_RECV;
+			look = i % SPINS_PER_SEND == 0 && steer_due(core);
+		} else {
+			/* Without a ring only the socket knows. */
+			look = i % (core->rx_ring      ? SPINS_PER_LOOK :
+				    what & SLUICE_RECV ? 1 :
+							 SPINS_PER_CLOCK) ==
+			       0;
+		}
 		if (look || (what & SLUICE_SEND && i % SPINS_PER_SEND == 0)) {
 			ready = conn_ready(conn, what, look);
 			if (ready)

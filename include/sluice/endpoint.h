@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/*
+ * Endpoints: where the steered lane ends. Included by sluice.h, whose
+ * conventions hold.
+ *
+ *   endpoint  one to 16 rings, made by sluiced for this process
+ *   ring      slots that BPF programs fill, and a landing pool for payload that
+ *             fits no slot; for any number of conns
+ *
+ * Most programs need none of these calls: SLUICE_F_STEER makes an endpoint, and
+ * conns receive from it through sluice_recv() and the wait set. Call them to
+ * share one endpoint between listeners, to spread conns over threads (one ring
+ * each), or to spread one conn's messages over threads (SLUICE_F_STEER_HASH).
+ *
+ * sluiced: while it is away, all goes on, but nothing new is steered. The
+ * library calls on it again once a second, from any wait or receive of a conn or
+ * ring of the endpoint (a process that does neither for longer than sluiced's
+ * grace time loses the endpoint: its conns go on through their sockets).
+ *
+ * Threads: a ring belongs to one thread at a time, and with it all conns on it
+ * and the sets that they are in. Rings are independent of each other. An endpoint
+ * may be used by any thread.
+ *
+ * Fork: as for conns. The endpoint lasts as long as the process that made it
+ * keeps it; what a child closes does not end it.
+ */
+#ifndef SLUICE_ENDPOINT_H
+#define SLUICE_ENDPOINT_H
+
+#include <sluice/sluice.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct sluice_ring;
+
+struct sluice_endpoint_options {
+	size_t size;
+	/*
+	 * Path of sluiced's control socket, copied; default: the environment's
+	 * SLUICE_CONTROL, else SLUICE_CONTROL_PATH.
+	 */
+	const char *control;
+	uint32_t rings; /* 1 to 16; default 1 */
+	uint32_t ring_slots; /* of each; power of two, 16 to 65536; default 4096 */
+	/* Conns of each ring; power of two, 16 to 65536; default 1024. */
+	uint32_t conns;
+	/*
+	 * Landing slots of each ring: of 4 KiB (in sixteens), of 64 KiB, of
+	 * 1 MiB; default 16 (that is 256), 16 and 4, for 6 MiB. What finds no
+	 * free slot that it fits comes through the socket.
+	 */
+	uint32_t landing[SLUICE_LANDING_CLASSES];
+	uint32_t flags; /* 0 */
+	uint32_t resv; /* 0 */
+};
+
+struct sluice_endpoint_info {
+	uint64_t number; /* sluiced's, shown by sluicectl */
+	uint32_t rings;
+	uint32_t ring_slots;
+	uint32_t conns;
+	uint32_t conns_used; /* of all rings, those being detached included */
+	uint32_t landing[SLUICE_LANDING_CLASSES]; /* as in the options */
+	uint32_t landing_used; /* slots of all rings and sizes, not free now */
+	uint32_t connected; /* 1: to sluiced */
+	int error; /* 0, or why it steers no more: -errno */
+};
+
+/*
+ * -ENOENT, -ECONNREFUSED: no sluiced; -EACCES: not for this user; -EDQUOT: over a
+ * quota; -EPROTONOSUPPORT: it speaks another version; -ETIMEDOUT: it did not
+ * answer within 5 s; -EINVAL: bad options. Takes some 10 ms.
+ */
+SLUICE_API int
+sluice_endpoint_new(struct sluice_endpoint **endpoint,
+		    const struct sluice_endpoint_options *options);
+
+/* Gives up the caller's hold; it goes with the last conn and listener on it. */
+SLUICE_API void sluice_endpoint_free(struct sluice_endpoint *endpoint);
+
+SLUICE_API void sluice_endpoint_info(struct sluice_endpoint *endpoint,
+				     struct sluice_endpoint_info *info);
+
+/* index counts from 0; NULL past the last. The endpoint's, not to be freed. */
+SLUICE_API struct sluice_ring *
+sluice_endpoint_ring(struct sluice_endpoint *endpoint, unsigned int index);
+
+/* Rings of workers -------------------------------------------------------- */
+
+/*
+ * Messages of conns made with SLUICE_F_STEER_HASH go to any ring of their
+ * endpoint: all with the same first 8 bytes to the same one. A thread for each
+ * ring takes them there, with the calls below and no lock. Messages shorter than
+ * 8 bytes, and those that come through the socket, go to the conn's own ring
+ * (options.ring): there sluice_recv() on the conn has them, with what is hashed
+ * to that ring, and the end of the stream. Messages with the same first 8 bytes
+ * keep their order: the conn waits until all other rings are read up to where
+ * they are. So a ring that nobody reads holds up the conn's spilled messages.
+ */
+
+/*
+ * Takes the next message of a ring that is no conn's own. 1: *msg is filled, and
+ * *conn says whose it is (sluice_conn_info.steer_conn). -EAGAIN: none now.
+ * -EBUSY: the ring has conns of its own, which receive from it. -ECHILD.
+ */
+SLUICE_API int sluice_ring_recv(struct sluice_ring *ring,
+				struct sluice_msg *msg, uint32_t *conn);
+
+/*
+ * Gives back what sluice_ring_recv() filled, in any order, in the ring's thread.
+ * Nothing happens for an inline one. -EINVAL: not held.
+ */
+SLUICE_API int sluice_ring_release(struct sluice_ring *ring,
+				   const struct sluice_msg *msg);
+
+/*
+ * Waits for a message: spins up to spin_ns, then sleeps. 0: there may be one;
+ * -ETIMEDOUT, -EINTR.
+ */
+SLUICE_API int sluice_ring_wait(struct sluice_ring *ring, int64_t timeout_ns,
+				uint64_t spin_ns);
+
+/*
+ * For event loops, as sluice_conn_fd() and sluice_arm(): receive until -EAGAIN,
+ * arm (1: receive again), sleep until the fd is readable. -EMFILE.
+ */
+SLUICE_API int sluice_ring_fd(struct sluice_ring *ring);
+SLUICE_API int sluice_ring_arm(struct sluice_ring *ring);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
