@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/*
+ * sluicectl COMMAND: the command line.
+ */
+#include "ctl.h"
+
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct ctl_command *const commands[] = {
+	&ctl_probe,
+	&ctl_status,
+	&ctl_drain,
+	&ctl_unload,
+};
+
+#define COMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+static const struct option long_options[] = {
+	{ "json", no_argument, NULL, 'j' },
+	{ "conns", no_argument, NULL, 'c' },
+	{ "interval", required_argument, NULL, 'i' },
+	{ "off", no_argument, NULL, 'o' },
+	{ "timeout", required_argument, NULL, 't' },
+	{ "force", no_argument, NULL, 'f' },
+	{ "control", required_argument, NULL, 's' },
+	{ "pins", required_argument, NULL, 'p' },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+static void complain(const char *format, va_list args, const char *end)
+{
+	fputs("sluicectl: ", stderr);
+	vfprintf(stderr, format, args);
+	fputs(end, stderr);
+}
+
+int ctl_usage(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	complain(format, args, " (--help says more)\n");
+	va_end(args);
+	return CTL_USAGE;
+}
+
+int ctl_failed(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	complain(format, args, "\n");
+	va_end(args);
+	return CTL_FAILED;
+}
+
+int ctl_json(json_t *json, int code)
+{
+	int ret = -1;
+
+	if (json && !json_dumpf(json, stdout, JSON_INDENT(1)))
+		ret = fputc('\n', stdout) == EOF ? -1 : 0;
+	json_decref(json);
+	return ret ? ctl_failed("cannot write the JSON") : code;
+}
+
+static int help(void)
+{
+	unsigned int i;
+
+	printf("Usage: sluicectl COMMAND [OPTION]...\n"
+	       "Looks after sluiced and its BPF programs.\n\n");
+	for (i = 0; i < COMMANDS; i++)
+		printf("  %-8s %s\n", commands[i]->name, commands[i]->summary);
+	printf("\nsluicectl COMMAND --help says more. Exits with 0, 1 if it failed, 2 "
+	       "for a\nmistake on the command line, 3 if there is no sluiced.\n");
+	return 0;
+}
+
+/* 0 to 1,000,000, such as 0.5. */
+static int seconds_parse(const char *name, const char *text, double *seconds)
+{
+	char *end;
+
+	*seconds = strtod(text, &end);
+	if (end == text || *end || !(*seconds >= 0) || *seconds > 1e6)
+		return ctl_usage("bad %s \"%s\": want seconds", name, text);
+	return 0;
+}
+
+static int option_set(struct ctl_options *options, int option)
+{
+	switch (option) {
+	case 'j':
+		options->json = true;
+		break;
+	case 'c':
+		options->conns = true;
+		break;
+	case 'o':
+		options->off = true;
+		break;
+	case 'f':
+		options->force = true;
+		break;
+	case 's':
+		options->control = optarg;
+		break;
+	case 'p':
+		options->pins = optarg;
+		break;
+	case 'i':
+		return seconds_parse("interval", optarg, &options->interval);
+	case 't':
+		return seconds_parse("timeout", optarg, &options->timeout);
+	}
+	return 0;
+}
+
+/* -1 to go on, or the exit code. */
+static int parse(const struct ctl_command *command, struct ctl_options *options,
+		 int argc, char **argv)
+{
+	int option;
+
+	while ((option = getopt_long(argc, argv, "", long_options, NULL)) >=
+	       0) {
+		if (option == 'h') {
+			printf("Usage: sluicectl %s %s", command->name,
+			       command->help);
+			return 0;
+		}
+		if (option == '?')
+			return ctl_usage("see sluicectl %s", command->name);
+		if (!strchr(command->letters, option))
+			return ctl_usage("%s does not take that option",
+					 command->name);
+		if (option_set(options, option))
+			return CTL_USAGE;
+	}
+	options->operands = argv + optind;
+	if (optind < argc && !command->operands)
+		return ctl_usage("what is \"%s\"?", argv[optind]);
+	return -1;
+}
+
+static const struct ctl_command *find(const char *name)
+{
+	unsigned int i;
+
+	for (i = 0; i < COMMANDS; i++) {
+		if (!strcmp(commands[i]->name, name))
+			return commands[i];
+	}
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	struct ctl_options options = {
+		.interval = 1,
+		.timeout = -1,
+		.control = SLUICE_CONTROL_PATH,
+		.pins = PINS_DEFAULT,
+	};
+	const struct ctl_command *command;
+	int ret;
+
+	if (argc < 2)
+		return ctl_usage("want a command");
+	if (!strcmp(argv[1], "--help"))
+		return help();
+	command = find(argv[1]);
+	if (!command)
+		return ctl_usage("no command \"%s\"", argv[1]);
+	argv[1] = argv[0]; /* what getopt_long() calls itself */
+	ret = parse(command, &options, argc - 1, argv + 1);
+	if (ret < 0)
+		ret = command->run(&options);
+	if (fflush(stdout) || ferror(stdout))
+		ret = ctl_failed("cannot write the output");
+	return ret;
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/*
+ * What sluicectl status knows: snapshot.c fills it, status.c shows it.
+ */
+#ifndef CTL_STATUS_H
+#define CTL_STATUS_H
+
+#include "ctl.h"
+
+#include <steer.h>
+
+/* A count of struct steer_counters. */
+struct counter {
+	const char *name; /* of the field */
+	const char *what; /* for people */
+	unsigned int at; /* index of the __u64 */
+};
+
+/* Those of messages left to the queue have names that begin with "pass_". */
+extern const struct counter counters[];
+extern const unsigned int counter_count;
+
+#define COUNTERS (sizeof(struct steer_counters) / sizeof(__u64))
+
+struct conn_state {
+	__u64 cookie;
+	struct steer_conn_entry entry;
+	int word; /* SLUICE_STEER_*, or -1: unknown */
+};
+
+/* How many connections of an endpoint are in which state. */
+struct conn_sums {
+	unsigned int states[3]; /* by SLUICE_STEER_* */
+	__u64 messages, bytes, spills;
+};
+
+struct snapshot {
+	struct sluice_control_use use;
+	struct sluice_control_record *records;
+	unsigned int record_count;
+	int pins_error; /* 0, or why there is nothing below: -errno */
+	__u64 counts[COUNTERS];
+	struct conn_state *conns;
+	unsigned int conn_count;
+	double at; /* seconds, of some clock */
+};
+
+/* 0 or an exit code. Free it either way. */
+int snapshot_take(struct snapshot *snapshot, int control,
+		  const struct ctl_options *options);
+void snapshot_free(struct snapshot *snapshot);
+void snapshot_sum(const struct snapshot *snapshot, __u64 endpoint,
+		  struct conn_sums *sums);
+
+__u64 counts_steered(const __u64 counts[COUNTERS]);
+__u64 counts_spilled(const __u64 counts[COUNTERS]);
+
+#endif
