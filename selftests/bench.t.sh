@@ -3,12 +3,17 @@
 #
 # sluice-bench: every system measures every pattern and mode, the results say
 # what they should, and mistakes are found before the run. Nothing here depends
-# on how fast anything is.
+# on how fast anything is. Limit: 300 s
 # shellcheck source=selftests/tap.sh
 . "${0%/*}/tap.sh"
 
 if test "$(nproc)" -lt 2; then
 	tap_skip_all "two processes cannot be measured on one CPU"
+fi
+# A private sluiced may mount a BPF file system: not for anybody else.
+if test "$(id -u)" = 0 && test -z "${BENCH_PRIVATE-}"; then
+	BENCH_PRIVATE=1 exec unshare --mount --propagation private \
+		"$SOURCE/selftests/${0##*/}"
 fi
 mapfile -t allowed < <(python3 -c '
 import os
@@ -38,6 +43,7 @@ says()
 measures_all()
 {
 	bench --patterns pingpong,stream --modes spin,block --touch "$1" \
+		--systems raw,memcpy,seqpacket,stream,pipe,queued,direct \
 		--sizes "$2" --json "$tmp/json" >"$tmp/out" 2>"$tmp/err" ||
 		{ cat "$tmp/err"; return 1; }
 	test ! -s "$tmp/err" # no terminal, no progress
@@ -71,6 +77,102 @@ measures_all()
 		        assert row["frames_per_msg"] >= 1 / 64, row
 		    elif row["system"] != "direct":
 		        assert row["frames_per_msg"] is None, row
+	END
+}
+
+# Fan-in has a row for each number of senders, and figures for each side.
+measures_fanin()
+{
+	bench --systems epoll,pipe --patterns stream,fanin --modes spin,block \
+		--sizes 32,4K --senders 1,5,40 --json "$tmp/json" >"$tmp/out"
+	python3 - "$tmp/json" <<-'END'
+		import itertools, json, os, sys
+
+		rows = json.load(open(sys.argv[1]))["rows"]
+		fanin = [r for r in rows if r["pattern"] == "fanin"]
+		assert sorted((r["mode"], r["size"], r["senders"]) for r in fanin) == \
+		    sorted(itertools.product(["spin", "block"], [32, 4096], [1, 5, 40]))
+		assert {r["system"] for r in fanin} == {"epoll"}, fanin
+		for row in rows:
+		    assert row["msgs_per_s"] > 0, row
+		    assert (row["senders"] is None) == (row["pattern"] != "fanin"), row
+		    for side in "tx", "rx":
+		        assert row[side + "_cpu_ns_per_msg"] > 0, row
+		        busy = row[side + "_busy_ns_per_msg"]
+		        if row["pattern"] == "fanin" and row["mode"] == "spin":
+		            assert 0 <= busy <= row[side + "_cpu_ns_per_msg"], row
+		        else:
+		            assert busy is None, row
+		    # send and recv, and one wait for up to 64 messages
+		    if os.geteuid() == 0 and row["calls_per_msg"] is not None:
+		        assert row["tx_calls_per_msg"] > 0.8, row
+		        assert row["rx_calls_per_msg"] >= 1, row
+	END
+	grep -q 'senders' "$tmp/out"
+}
+
+# With sluiced: messages are steered, in every pattern and mode.
+measures_steered()
+{
+	local why
+
+	test "$(id -u)" = 0 || tap_skip "needs root"
+	why=$(sluicectl probe bpf bpf-helpers btf frozen-array ringbuf \
+		filter-seqpacket) || tap_skip "$(
+		grep -vE ' yes |^[a-z]*$' <<<"$why" | xargs)"
+	bench --systems steered-plain,steered,steered-single \
+		--patterns pingpong,stream,fanin --modes spin,block \
+		--sizes 32,100K --senders 1,20 --json "$tmp/json" \
+		>"$tmp/out" 2>"$tmp/err" || { cat "$tmp/err"; return 1; }
+	python3 - "$tmp/json" <<-'END'
+		import json, sys
+
+		rows = json.load(open(sys.argv[1]))["rows"]
+		# two systems: 2 sizes, 2 modes, pingpong, stream, two fan-ins
+		assert len(rows) == 2 * 2 * (2 * 4 + 1), len(rows)
+		for row in rows:
+		    if row["msgs_per_s"] is None: # depends on wmem_max
+		        assert row["size"] > 65536 and row["reason"], row
+		        continue
+		    assert row["msgs_per_s"] > 0, row
+		    # Warm-up and a slow machine spill, but not everything.
+		    assert 0 <= row["spilled_per_msg"] < 1, row
+	END
+	test ! -e "/sys/fs/bpf/sluice-bench-"*
+}
+
+steered_without_sluiced()
+{
+	local status=0
+
+	if test "$(id -u)" = 0; then
+		install -m 755 "$(command -v sluice-bench)" "$tmp/sluice-bench"
+		chmod 755 "$tmp" "$TMPDIR"
+		timeout 60 setpriv --reuid 65534 --regid 65534 --clear-groups \
+			"$tmp/sluice-bench" --cpus "$cpus" --seconds 0.005 --runs 1 \
+			--systems steered,pipe --sizes 64 >"$tmp/out" || status=$?
+	else
+		bench --systems steered,pipe --sizes 64 >"$tmp/out" || status=$?
+	fi
+	cat "$tmp/out"
+	test "$status" = 0
+	grep -q 'steered .* not possible: no sluiced runs, and only root' "$tmp/out"
+}
+
+# Blocking, exactly one send and one recv: what the tracepoint says.
+counts_calls()
+{
+	test "$(id -u)" = 0 || tap_skip "needs root"
+	bench --systems seqpacket,raw --patterns pingpong --modes block \
+		--sizes 64 --json "$tmp/json" >"$tmp/out"
+	grep '^system calls are not counted' "$tmp/out" >"$tmp/why" &&
+		tap_skip "$(cat "$tmp/why")"
+	python3 - "$tmp/json" <<-'END'
+		import json, sys
+
+		seqpacket, = (r for r in json.load(open(sys.argv[1]))["rows"]
+		              if r["system"] == "seqpacket")
+		assert 1.9 < seqpacket["calls_per_msg"] < 2.2, seqpacket
 	END
 }
 
@@ -162,9 +264,9 @@ lists()
 {
 	sluice-bench --list >"$tmp/out"
 	test "$(cut -d' ' -f1 "$tmp/out" | xargs)" = \
-		"raw memcpy seqpacket stream pipe queued direct"
+		"raw memcpy seqpacket stream pipe queued direct steered-plain steered steered-single epoll"
 	# one line with words for each
-	test "$(grep -cE '^[a-z]+ +[^ ]+ [^ ]+' "$tmp/out")" = 7
+	test "$(grep -cE '^[a-z-]+ +[^ ]+ [^ ]+' "$tmp/out")" = 11
 }
 
 helps()
@@ -172,7 +274,7 @@ helps()
 	local option
 
 	sluice-bench --help >"$tmp/out"
-	for option in systems sizes patterns modes touch cpus seconds runs \
+	for option in systems sizes senders patterns modes touch cpus seconds runs \
 		json plot list help; do
 		grep -q -- "--$option\b" "$tmp/out"
 	done
@@ -249,6 +351,10 @@ tap_case 'every system, pattern and mode; first line touched' \
 	measures_all first 32,4096
 tap_case 'the same, every byte touched' measures_all all 102400
 tap_case 'the direct lane sends no frames' direct_sends_no_frames
+tap_case 'fan-in' measures_fanin
+tap_case 'steered' measures_steered
+tap_case 'steered, but there is no sluiced' steered_without_sluiced
+tap_case 'system calls are counted' counts_calls
 tap_case 'what a socket cannot carry is no error' too_large_for_a_packet
 tap_case 'plots' plots
 tap_case '--plot without gnuplot' plots_only_with_gnuplot
@@ -278,6 +384,13 @@ mistake 'size "17M"' --sizes 17M
 mistake 'size "18014398509481984K"' --sizes 18014398509481984K
 mistake 'empty word' --sizes 64,,128
 mistake 'no pattern "pong"' --patterns pong
+mistake 'epoll is not measured' --systems raw,epoll --patterns stream
+mistake 'pipe is not measured' --systems pipe --patterns fanin
+mistake 'does not draw' --patterns fanin --plot "$tmp/no.svg"
+mistake 'bad senders "0"' --senders 1,0
+mistake 'bad senders "4097"' --senders 4097
+mistake 'bad senders "many"' --senders many
+mistake 'given twice' --senders 8,8
 mistake 'no mode "sleep"' --modes spin,sleep
 mistake 'no touch "none"' --touch none
 mistake 'no CPU 1023' --cpus 0,1023

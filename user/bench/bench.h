@@ -6,10 +6,13 @@
  *	plan.c      which repetitions, in which order; discards; medians
  *	runner.c    one repetition: two processes, probe, watchdog
  *	loop.h      what the two processes do with messages, for every system
- *	raw.c, memcpy.c, fd.c, lanes.c   the systems
+ *	fanin.h     the same for many senders and one receiver
+ *	calls.c     counts system calls
+ *	sluiced.c   the daemon that steered systems need
+ *	raw.c, memcpy.c, fd.c, lanes.c, steered.c, epoll.c   the systems
  *
  * A *case* is what one row of the result says: system, pattern, mode, size,
- * touch. A *repetition* runs one case once, in two new processes: side 0 asks or
+ * touch, senders. A *repetition* runs one case once, in two new processes: side 0 asks or
  * sends, side 1 answers or receives.
  */
 #ifndef BENCH_H
@@ -53,7 +56,15 @@ static inline void bench_relax(void)
 #define BENCH_FAILED 1
 #define BENCH_USAGE 2
 
-enum bench_pattern { PATTERN_PINGPONG, PATTERN_STREAM, PATTERNS };
+enum bench_pattern {
+	PATTERN_PINGPONG,
+	PATTERN_STREAM,
+	PATTERN_FANIN,
+	PATTERNS
+};
+/* Of a system; pingpong and stream, if it does not say. */
+#define BENCH_HAS(pattern) (1u << (pattern))
+#define BENCH_HAS_TWO (BENCH_HAS(PATTERN_PINGPONG) | BENCH_HAS(PATTERN_STREAM))
 enum bench_mode { MODE_SPIN, MODE_BLOCK, MODES };
 enum bench_touch { TOUCH_FIRST, TOUCH_ALL, TOUCHES };
 
@@ -70,6 +81,8 @@ struct bench_case {
 	enum bench_touch touch;
 	size_t size;
 	size_t touched; /* bytes that the sender writes and the receiver reads */
+	unsigned int senders; /* fan-in: connections; else 0 */
+	bool count_calls; /* a repetition for that, and nothing else */
 	uint64_t warm_ticks;
 	uint64_t warm_messages; /* of a stream, at least */
 	uint64_t ticks; /* of measuring */
@@ -79,6 +92,8 @@ struct bench_case {
 struct bench_channel {
 	int in[2]; /* by side; may equal out */
 	int out[2];
+	int (*pairs)[2]; /* fan-in: sockets, by connection and side */
+	unsigned int pair_count;
 	void *memory;
 	size_t memory_size;
 };
@@ -89,6 +104,9 @@ struct bench_result {
 	uint64_t ticks;
 	uint64_t cpu_ns;
 	uint64_t switches; /* context switches */
+	uint64_t calls; /* system calls, if they were counted */
+	uint64_t idle_ticks; /* spinning in vain: systems with `idle` */
+	uint64_t spilled; /* steered systems: messages that were not */
 	uint64_t frames; /* socket messages of the library, both ways, in all */
 	uint64_t all_messages; /* with those of the warm-up */
 	uint64_t messages_per_time; /* that one time in the histogram is for */
@@ -128,6 +146,9 @@ struct bench_system {
 	const char *what; /* one line for --list */
 	bool solo; /* side 0 does all, in one process */
 	bool frames; /* counts them in its result */
+	bool idle; /* counts idle_ticks */
+	bool sluiced; /* needs it */
+	unsigned int patterns; /* BENCH_HAS() */
 	/*
 	 * In the parent: fills the channel, which the runner frees. 0; or
 	 * BENCH_UNSUPPORTED or -errno, both with the reason in words.
@@ -143,6 +164,13 @@ struct bench_system {
 extern const struct bench_system *const bench_systems[];
 extern const unsigned int bench_system_count;
 
+static inline bool bench_has(const struct bench_system *system,
+			     enum bench_pattern pattern)
+{
+	return (system->patterns ? system->patterns : BENCH_HAS_TWO) &
+	       BENCH_HAS(pattern);
+}
+
 /* Leaves the error where the parent finds it; returns -1. */
 int side_fail(struct bench_side *side, const char *format, ...)
 	__attribute__((format(printf, 2, 3), cold));
@@ -156,6 +184,8 @@ struct bench_options {
 	unsigned int system_count;
 	size_t sizes[BENCH_LIST_MAX];
 	unsigned int size_count;
+	unsigned int senders[BENCH_LIST_MAX];
+	unsigned int senders_count;
 	bool patterns[PATTERNS];
 	bool modes[MODES];
 	enum bench_touch touch;
@@ -179,10 +209,32 @@ struct bench_sample {
 	double p50_ns, p99_ns, p999_ns; /* pingpong only */
 	double messages_per_s;
 	double cpu_ns;
+	double side_cpu_ns[2]; /* sender, receiver; not pingpong */
+	double side_busy_ns[2]; /* without spinning in vain */
 	double switches;
 	double frames;
+	double spilled;
+	double calls;
+	double side_calls[2];
 	double cpu_share; /* of its CPU that a process had; the lower one */
 };
+
+/* A pair of sockets that take a message of the size. */
+int seqpacket_prepare(const struct bench_case *c, struct bench_channel *channel,
+		      char reason[BENCH_TEXT]);
+
+/* System calls can be counted here; the reason if not. */
+bool calls_possible(char reason[BENCH_TEXT]);
+/* In a side: starts to count its own. 0 or -errno. */
+int calls_open(void);
+extern int calls_fd; /* of this side's counter, or -1 */
+
+/*
+ * The sluiced that steered systems use: one that runs, else a private one, which
+ * only root can start. 0; or -1 with the reason why there is none.
+ */
+int sluiced_need(char reason[BENCH_TEXT]);
+void sluiced_end(void);
 
 /*
  * 0, or BENCH_UNSUPPORTED, or -1 when the repetition failed; both with the
@@ -204,7 +256,10 @@ struct bench_row {
 	/* medians, per message where it makes sense; spread in per cent */
 	double p50_ns, p99_ns, p999_ns;
 	double messages_per_s, bytes_per_s;
-	double cpu_ns, switches, frames;
+	double cpu_ns, switches, frames, spilled;
+	double side_cpu_ns[2], side_busy_ns[2];
+	bool calls_known;
+	double calls, side_calls[2];
 	double spread;
 };
 
@@ -214,6 +269,7 @@ struct bench_report {
 	unsigned int row_count;
 	unsigned int repetitions;
 	unsigned int discarded;
+	char calls_reason[BENCH_TEXT]; /* "" or why they are not counted */
 	double probe_ns, probe_low_ns,
 		probe_high_ns; /* median, accepted range */
 };

@@ -50,9 +50,8 @@ static int sockets_prepare(const struct bench_case *c, int type,
 }
 
 /* A packet that is too large for the socket is refused at any time. */
-static int seqpacket_prepare(const struct bench_case *c,
-			     struct bench_channel *channel,
-			     char reason[BENCH_TEXT])
+int seqpacket_prepare(const struct bench_case *c, struct bench_channel *channel,
+		      char reason[BENCH_TEXT])
 {
 	int ret = sockets_prepare(c, SOCK_SEQPACKET, channel, reason);
 	uint8_t *packet;

@@ -15,6 +15,34 @@ static json_t *figure(double value, bool known)
 	return known ? json_real(value) : json_null();
 }
 
+/* By side, where one sends and the other receives. */
+static void sides_json(json_t *json, const struct bench_row *row, bool known)
+{
+	static const char *const names[2][3] = {
+		{ "tx_cpu_ns_per_msg", "tx_busy_ns_per_msg",
+		  "tx_calls_per_msg" },
+		{ "rx_cpu_ns_per_msg", "rx_busy_ns_per_msg",
+		  "rx_calls_per_msg" },
+	};
+	const bool one_way = known && row->c.pattern != PATTERN_PINGPONG &&
+			     !row->c.system->solo;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		json_object_set_new(json, names[i][0],
+				    figure(row->side_cpu_ns[i], one_way));
+		json_object_set_new(json, names[i][1],
+				    figure(row->side_busy_ns[i],
+					   one_way && row->c.system->idle &&
+						   row->c.mode == MODE_SPIN));
+		json_object_set_new(json, names[i][2],
+				    figure(row->side_calls[i],
+					   one_way && row->calls_known));
+	}
+	json_object_set_new(json, "calls_per_msg",
+			    figure(row->calls, row->calls_known));
+}
+
 static json_t *row_json(const struct bench_row *row)
 {
 	const bool known = row->sample_count > 0;
@@ -22,12 +50,12 @@ static json_t *row_json(const struct bench_row *row)
 	const double runs = row->kept ? row->kept : row->sample_count;
 	json_t *json;
 
-	json = json_pack("{s:s, s:s, s:s, s:I, s:s}", "system",
-			 row->c.system->name, "pattern",
-			 bench_patterns[row->c.pattern], "mode",
-			 bench_modes[row->c.mode], "size",
-			 (json_int_t)row->c.size, "touch",
-			 bench_touches[row->c.touch]);
+	json = json_pack(
+		"{s:s, s:s, s:s, s:I, s:s, s:o}", "system", row->c.system->name,
+		"pattern", bench_patterns[row->c.pattern], "mode",
+		bench_modes[row->c.mode], "size", (json_int_t)row->c.size,
+		"touch", bench_touches[row->c.touch], "senders",
+		row->c.senders ? json_integer(row->c.senders) : json_null());
 	json_object_set_new(json, "p50_ns", figure(row->p50_ns, pingpong));
 	json_object_set_new(json, "p99_ns", figure(row->p99_ns, pingpong));
 	json_object_set_new(json, "p999_ns", figure(row->p999_ns, pingpong));
@@ -36,6 +64,7 @@ static json_t *row_json(const struct bench_row *row)
 	json_object_set_new(json, "bytes_per_s",
 			    figure(row->bytes_per_s, known));
 	json_object_set_new(json, "cpu_ns_per_msg", figure(row->cpu_ns, known));
+	sides_json(json, row, known);
 	json_object_set_new(json, "runs", json_integer((json_int_t)runs));
 	json_object_set_new(json, "spread_pct", figure(row->spread, known));
 	json_object_set_new(json, "ctx_switches_per_msg",
@@ -43,6 +72,9 @@ static json_t *row_json(const struct bench_row *row)
 	json_object_set_new(json, "frames_per_msg",
 			    figure(row->frames,
 				   known && row->c.system->frames));
+	json_object_set_new(json, "spilled_per_msg",
+			    figure(row->spilled,
+				   known && row->c.system->sluiced));
 	json_object_set_new(json, "discarded",
 			    json_integer((json_int_t)row->discarded));
 	if (row->reason[0])

@@ -13,6 +13,7 @@
 #include "bench.h"
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "touch.h"
 
@@ -31,16 +32,30 @@ struct loop_ops {
 	int (*done)(struct bench_side *side); /* with that message */
 };
 
+static inline uint64_t loop_calls(void)
+{
+	uint64_t calls = 0;
+
+	return read(calls_fd, &calls, sizeof(calls)) == sizeof(calls) ? calls :
+									0;
+}
+
 /* What this process used between two calls. */
 static inline void loop_usage(struct bench_result *result, bool start)
 {
 	const uint64_t sign = start ? UINT64_MAX : 1;
 	struct rusage usage;
 
+	if (!start && calls_fd >= 0)
+		result->calls += loop_calls() - 1; /* without this one */
 	getrusage(RUSAGE_SELF, &usage);
 	result->switches += sign * (uint64_t)(usage.ru_nvcsw + usage.ru_nivcsw);
 	result->cpu_ns += sign * clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 	result->ticks += sign * clock_ticks();
+	if (start)
+		result->idle_ticks = 0;
+	if (start && calls_fd >= 0)
+		result->calls -= loop_calls();
 }
 
 LOOP int loop_put(struct bench_side *side, const struct loop_ops ops,

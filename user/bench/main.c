@@ -6,16 +6,21 @@
 #include "bench.h"
 
 extern const struct bench_system bench_raw, bench_memcpy, bench_seqpacket,
-	bench_stream, bench_pipe, bench_queued, bench_direct;
+	bench_stream, bench_pipe, bench_queued, bench_direct, bench_epoll,
+	bench_steered_plain, bench_steered, bench_steered_single;
 
 const struct bench_system *const bench_systems[] = {
-	&bench_raw,  &bench_memcpy, &bench_seqpacket, &bench_stream,
-	&bench_pipe, &bench_queued, &bench_direct,
+	&bench_raw,	  &bench_memcpy,
+	&bench_seqpacket, &bench_stream,
+	&bench_pipe,	  &bench_queued,
+	&bench_direct,	  &bench_steered_plain,
+	&bench_steered,	  &bench_steered_single,
+	&bench_epoll,
 };
 const unsigned int bench_system_count =
 	sizeof(bench_systems) / sizeof(bench_systems[0]);
 
-const char *const bench_patterns[PATTERNS] = { "pingpong", "stream" };
+const char *const bench_patterns[PATTERNS] = { "pingpong", "stream", "fanin" };
 const char *const bench_modes[MODES] = { "spin", "block" };
 const char *const bench_touches[TOUCHES] = { "first", "all" };
 
@@ -39,6 +44,7 @@ static int bench(const struct bench_options *options, struct output *json,
 	if (!ret && options->plot)
 		ret = plot_write(&report, plot);
 	plan_free(&report);
+	sluiced_end();
 	return ret ? BENCH_FAILED : 0;
 }
 

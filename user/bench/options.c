@@ -15,6 +15,7 @@
 
 #define SECONDS_MAX 3600
 #define RUNS_MAX 1000
+#define SENDERS_MAX 4096
 
 static const char help[] =
 	"Usage: sluice-bench [OPTION]...\n"
@@ -23,7 +24,9 @@ static const char help[] =
 	"  --systems a,b,...   what to measure (all; see --list)\n"
 	"  --sizes 32,4K,...   message sizes, 32 to 16M (32,64,4K,64K,1M)\n"
 	"  --patterns p,...    pingpong: half round trips; stream: one way, as\n"
-	"                      fast as the receiver takes them (both)\n"
+	"                      fast as the receiver takes them; fanin: the same\n"
+	"                      over many connections (pingpong,stream)\n"
+	"  --senders 1,8,...   connections of a fan-in, 1 to 4096 (1,8,64,512)\n"
 	"  --modes m,...       spin: both sides poll; block: both sleep whenever\n"
 	"                      they wait (spin)\n"
 	"  --touch first|all   the sender writes and the receiver reads the first\n"
@@ -32,7 +35,7 @@ static const char help[] =
 	"  --seconds S         per repetition, after a warm-up of S/10 (0.3)\n"
 	"  --runs N            repetitions of each row; figures are medians (5)\n"
 	"  --json FILE         writes the results as JSON\n"
-	"  --plot FILE.svg     draws them with gnuplot\n"
+	"  --plot FILE.svg     draws pingpong and stream with gnuplot\n"
 	"  --list              lists the systems\n"
 	"  --help\n"
 	"\n"
@@ -139,8 +142,29 @@ static int parse_name(const char *what, const char *const names[],
 		if (!strcmp(names[i], word))
 			return (int)i;
 	}
-	usage("no %s \"%s\": want %s or %s", what, word, names[0], names[1]);
+	usage("no %s \"%s\": want %s, %s%s%s", what, word, names[0], names[1],
+	      count > 2 ? ", " : "", count > 2 ? names[2] : "");
 	return -1;
+}
+
+static int parse_senders(struct bench_options *o, const char *word)
+{
+	unsigned long number;
+	unsigned int j;
+	char *end;
+
+	if (!number_parse(word, &number, &end) || *end || !number ||
+	    number > SENDERS_MAX)
+		return usage("bad senders \"%s\": want 1 to %d", word,
+			     SENDERS_MAX);
+	for (j = 0; j < o->senders_count; j++) {
+		if (o->senders[j] == number)
+			return usage("senders \"%s\" given twice", word);
+	}
+	if (o->senders_count == BENCH_LIST_MAX)
+		return usage("more than %d numbers of senders", BENCH_LIST_MAX);
+	o->senders[o->senders_count++] = (unsigned int)number;
+	return 0;
 }
 
 static int parse_pattern(struct bench_options *o, const char *word)
@@ -236,29 +260,53 @@ static int list(void)
 	unsigned int i;
 
 	for (i = 0; i < bench_system_count; i++)
-		printf("%-10s %s\n", bench_systems[i]->name,
+		printf("%-14s %s\n", bench_systems[i]->name,
 		       bench_systems[i]->what);
+	return 0;
+}
+
+/* A system that is asked for must have one of the patterns. */
+static int rows_check(const struct bench_options *o, bool all)
+{
+	unsigned int i, pattern;
+
+	for (i = 0; i < o->system_count && !all; i++) {
+		for (pattern = 0; pattern < PATTERNS; pattern++) {
+			if (o->patterns[pattern] &&
+			    bench_has(o->systems[i], pattern))
+				break;
+		}
+		if (pattern == PATTERNS)
+			return usage("%s is not measured in that pattern",
+				     o->systems[i]->name);
+	}
 	return 0;
 }
 
 /* What was not given. */
 static int defaults(struct bench_options *o)
 {
+	const bool all = !o->system_count;
 	unsigned int i;
 
-	if (!o->system_count) {
+	if (all) {
 		for (i = 0; i < bench_system_count; i++)
 			o->systems[o->system_count++] = bench_systems[i];
 	}
 	if (!o->size_count)
 		parse_list(o, "32,64,4K,64K,1M", parse_size);
-	if (!o->patterns[PATTERN_PINGPONG] && !o->patterns[PATTERN_STREAM])
+	if (!memchr(o->patterns, true, sizeof(o->patterns)))
 		parse_list(o, "pingpong,stream", parse_pattern);
+	if (!o->senders_count)
+		parse_list(o, "1,8,64,512", parse_senders);
 	if (!o->modes[MODE_SPIN] && !o->modes[MODE_BLOCK])
 		parse_list(o, "spin", parse_mode);
-	if (o->cpus[0] == o->cpus[1])
-		return parse_cpus(o, "0,1");
-	return 0;
+	if (o->cpus[0] == o->cpus[1] && parse_cpus(o, "0,1"))
+		return BENCH_USAGE;
+	if (o->plot && !o->patterns[PATTERN_PINGPONG] &&
+	    !o->patterns[PATTERN_STREAM])
+		return usage("--plot does not draw a fan-in");
+	return rows_check(o, all);
 }
 
 /* 0 or BENCH_USAGE */
@@ -273,6 +321,9 @@ static int option_parse(struct bench_options *o, int option)
 	case 'z':
 		o->size_count = 0;
 		return parse_list(o, optarg, parse_size);
+	case 'n':
+		o->senders_count = 0;
+		return parse_list(o, optarg, parse_senders);
 	case 'p':
 		memset(o->patterns, 0, sizeof(o->patterns));
 		return parse_list(o, optarg, parse_pattern);
@@ -307,6 +358,7 @@ int options_parse(struct bench_options *o, int argc, char **argv)
 		{ "systems", required_argument, NULL, 's' },
 		{ "sizes", required_argument, NULL, 'z' },
 		{ "patterns", required_argument, NULL, 'p' },
+		{ "senders", required_argument, NULL, 'n' },
 		{ "modes", required_argument, NULL, 'm' },
 		{ "touch", required_argument, NULL, 't' },
 		{ "cpus", required_argument, NULL, 'c' },

@@ -138,6 +138,11 @@ static void progress_end(void)
 		fputs("\r\033[K", stderr);
 }
 
+static int sluiced_for(const struct bench_case *c, char reason[BENCH_TEXT])
+{
+	return c->system->sluiced ? sluiced_need(reason) : 0;
+}
+
 /* One more repetition of the row; -1 after it printed why it failed. */
 static int repeat(struct bench_report *report, struct bench_row *row)
 {
@@ -145,7 +150,9 @@ static int repeat(struct bench_report *report, struct bench_row *row)
 	const struct bench_case *c = &row->c;
 	char reason[BENCH_TEXT];
 
-	switch (runner_run(c, report->options->cpus, sample, reason)) {
+	switch (sluiced_for(c, reason) ?
+			BENCH_UNSUPPORTED :
+			runner_run(c, report->options->cpus, sample, reason)) {
 	case 0:
 		row->sample_count++;
 		report->repetitions++;
@@ -161,6 +168,38 @@ static int repeat(struct bench_report *report, struct bench_row *row)
 			bench_modes[c->mode], size_text(c->size), reason);
 		return -1;
 	}
+}
+
+/* One more repetition of every row, for its system calls alone. */
+static int calls_count(struct bench_report *report)
+{
+	struct bench_sample sample;
+	char reason[BENCH_TEXT];
+	struct bench_row *row;
+	struct bench_case c;
+
+	if (!calls_possible(report->calls_reason))
+		return 0;
+	for (row = report->rows; row < report->rows + report->row_count;
+	     row++) {
+		if (row->unsupported || row->c.system->solo)
+			continue;
+		c = row->c;
+		c.count_calls = true;
+		if (runner_run(&c, report->options->cpus, &sample, reason)) {
+			progress_end();
+			fprintf(stderr,
+				"sluice-bench: counting the calls of %s "
+				"failed: %s\n",
+				c.system->name, reason);
+			return -1;
+		}
+		row->calls_known = true;
+		row->calls = sample.calls;
+		memcpy(row->side_calls, sample.side_calls,
+		       sizeof(row->side_calls));
+	}
+	return 0;
 }
 
 static double median_of(const struct bench_row *row, const bool *use,
@@ -205,6 +244,11 @@ static void row_finish(const struct bench_report *report, struct bench_row *row)
 	row->cpu_ns = MEDIAN(row, use, cpu_ns, NULL);
 	row->switches = MEDIAN(row, use, switches, NULL);
 	row->frames = MEDIAN(row, use, frames, NULL);
+	row->spilled = MEDIAN(row, use, spilled, NULL);
+	row->side_cpu_ns[0] = MEDIAN(row, use, side_cpu_ns[0], NULL);
+	row->side_cpu_ns[1] = MEDIAN(row, use, side_cpu_ns[1], NULL);
+	row->side_busy_ns[0] = MEDIAN(row, use, side_busy_ns[0], NULL);
+	row->side_busy_ns[1] = MEDIAN(row, use, side_busy_ns[1], NULL);
 	if (row->c.pattern != PATTERN_PINGPONG)
 		return;
 	row->p50_ns = MEDIAN(row, use, p50_ns, &row->spread);
@@ -212,47 +256,70 @@ static void row_finish(const struct bench_report *report, struct bench_row *row)
 	row->p999_ns = MEDIAN(row, use, p999_ns, NULL);
 }
 
-/* Rows in the order of a run: pattern, mode, size, and systems innermost. */
-static int rows_make(const struct bench_options *o, struct bench_report *report)
+static int row_init(const struct bench_options *o, struct bench_row *row)
 {
 	const double ticks = o->seconds * 1e9 / clock_ns_per_tick;
-	unsigned int pattern, mode, size, system;
+
+	row->c.touch = o->touch;
+	row->c.touched = row->c.size;
+	if (o->touch == TOUCH_FIRST && row->c.size > BENCH_LINE)
+		row->c.touched = BENCH_LINE;
+	row->c.ticks = (uint64_t)ticks;
+	row->c.warm_ticks = (uint64_t)(ticks * WARM_PART);
+	row->c.warm_messages = WARM_BYTES / row->c.size;
+	if (row->c.warm_messages > WARM_MESSAGES)
+		row->c.warm_messages = WARM_MESSAGES;
+	row->samples = calloc(2 * o->runs, sizeof(*row->samples));
+	return row->samples ? 0 : -1;
+}
+
+/* The rows of one pattern and mode: size, senders, and systems innermost. */
+static struct bench_row *rows_add(const struct bench_options *o,
+				  struct bench_row *row,
+				  enum bench_pattern pattern,
+				  enum bench_mode mode)
+{
+	const bool fanin = pattern == PATTERN_FANIN;
+	unsigned int i, size, senders, system;
+
+	for (i = 0; i < o->size_count * (fanin ? o->senders_count : 1); i++) {
+		size = fanin ? i / o->senders_count : i;
+		senders = fanin ? o->senders[i % o->senders_count] : 0;
+		for (system = 0; system < o->system_count; system++) {
+			if (!bench_has(o->systems[system], pattern))
+				continue;
+			row->c.system = o->systems[system];
+			row->c.pattern = pattern;
+			row->c.mode = mode;
+			row->c.size = o->sizes[size];
+			row->c.senders = senders;
+			row++;
+		}
+	}
+	return row;
+}
+
+/* Rows in the order of a run. */
+static int rows_make(const struct bench_options *o, struct bench_report *report)
+{
+	unsigned int pattern, mode;
 	struct bench_row *row;
 
 	row = report->rows = calloc((size_t)PATTERNS * MODES * o->size_count *
-					    o->system_count,
+					    o->senders_count * o->system_count,
 				    sizeof(*row));
 	if (!row)
 		return -1;
 	for (pattern = 0; pattern < PATTERNS; pattern++) {
 		for (mode = 0; mode < MODES; mode++) {
-			if (!o->patterns[pattern] || !o->modes[mode])
-				continue;
-			for (size = 0; size < o->size_count; size++) {
-				for (system = 0; system < o->system_count;
-				     system++, row++) {
-					row->c.system = o->systems[system];
-					row->c.pattern = pattern;
-					row->c.mode = mode;
-					row->c.size = o->sizes[size];
-				}
-			}
+			if (o->patterns[pattern] && o->modes[mode])
+				row = rows_add(o, row, pattern, mode);
 		}
 	}
 	report->row_count = (unsigned int)(row - report->rows);
 	for (row = report->rows; row < report->rows + report->row_count;
 	     row++) {
-		row->c.touch = o->touch;
-		row->c.touched = row->c.size;
-		if (o->touch == TOUCH_FIRST && row->c.size > BENCH_LINE)
-			row->c.touched = BENCH_LINE;
-		row->c.ticks = (uint64_t)ticks;
-		row->c.warm_ticks = (uint64_t)(ticks * WARM_PART);
-		row->c.warm_messages = WARM_BYTES / row->c.size;
-		if (row->c.warm_messages > WARM_MESSAGES)
-			row->c.warm_messages = WARM_MESSAGES;
-		row->samples = calloc(2 * o->runs, sizeof(*row->samples));
-		if (!row->samples)
+		if (row_init(o, row))
 			return -1;
 	}
 	return 0;
@@ -308,6 +375,8 @@ int plan_run(const struct bench_options *options, struct bench_report *report)
 		return -1;
 	}
 	ret = runs_do(options, report);
+	if (!ret)
+		ret = calls_count(report);
 	progress_end();
 	if (ret)
 		return -1;

@@ -112,6 +112,20 @@ static int side_run(struct bench_side *side)
 	return system->close(side);
 }
 
+static void channel_close(const struct bench_channel *channel,
+			  unsigned int index)
+{
+	unsigned int i;
+
+	if (channel->in[index] >= 0)
+		close(channel->in[index]);
+	if (channel->out[index] >= 0 &&
+	    channel->out[index] != channel->in[index])
+		close(channel->out[index]);
+	for (i = 0; i < channel->pair_count; i++)
+		close(channel->pairs[i][index]);
+}
+
 /* In the new process; never returns. */
 static void side_main(const struct bench_case *c, unsigned int index,
 		      unsigned int cpu, struct bench_channel *channel,
@@ -132,16 +146,17 @@ static void side_main(const struct bench_case *c, unsigned int index,
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(BENCH_FAILED);
-	/* The peer's end, so that its death shows. */
-	if (channel->in[!index] >= 0)
-		close(channel->in[!index]);
-	if (channel->out[!index] >= 0 &&
-	    channel->out[!index] != channel->in[!index])
-		close(channel->out[!index]);
+	/* The peer's ends, so that its death shows. */
+	channel_close(channel, !index);
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
 	if (sched_setaffinity(0, sizeof(set), &set)) {
 		side_fail(&side, "cannot run on CPU %u: %s", cpu,
+			  strerror(errno));
+		_exit(BENCH_FAILED);
+	}
+	if (c->count_calls && calls_open()) {
+		side_fail(&side, "cannot count system calls: %s",
 			  strerror(errno));
 		_exit(BENCH_FAILED);
 	}
@@ -150,14 +165,9 @@ static void side_main(const struct bench_case *c, unsigned int index,
 
 static void channel_free(struct bench_channel *channel)
 {
-	int i;
-
-	for (i = 0; i < 2; i++) {
-		if (channel->in[i] >= 0)
-			close(channel->in[i]);
-		if (channel->out[i] >= 0 && channel->out[i] != channel->in[i])
-			close(channel->out[i]);
-	}
+	channel_close(channel, 0);
+	channel_close(channel, 1);
+	free(channel->pairs);
 	if (channel->memory)
 		munmap(channel->memory, channel->memory_size);
 }
@@ -279,6 +289,7 @@ static void sample_fill(const struct bench_case *c,
 	const double messages = (double)counted->messages;
 	const struct histogram *times = &control->histogram;
 	double scale;
+	int i;
 
 	memset(sample, 0, sizeof(*sample));
 	memcpy(sample->probe_ns, control->probe_ns, sizeof(sample->probe_ns));
@@ -294,8 +305,21 @@ static void sample_fill(const struct bench_case *c,
 	sample->messages_per_s =
 		messages / ((double)counted->ticks * clock_ns_per_tick / 1e9);
 	sample->cpu_ns = (double)(a->cpu_ns + b->cpu_ns) / messages;
+	for (i = 0; i < 2; i++) {
+		const struct bench_result *side = &control->result[i];
+		const double idle = side->ticks ? (double)side->idle_ticks /
+							  (double)side->ticks :
+						  0;
+
+		sample->side_cpu_ns[i] = (double)side->cpu_ns / messages;
+		sample->side_busy_ns[i] = sample->side_cpu_ns[i] * (1 - idle);
+		sample->side_calls[i] = (double)side->calls / messages;
+	}
+	sample->calls = sample->side_calls[0] + sample->side_calls[1];
 	sample->switches = (double)(a->switches + b->switches) / messages;
 	sample->cpu_share = share(a) < share(b) ? share(a) : share(b);
+	sample->spilled = (double)(a->spilled + b->spilled) /
+			  (double)counted->all_messages;
 	sample->frames = (double)(a->frames) / (double)counted->all_messages;
 }
 

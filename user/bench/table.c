@@ -13,12 +13,14 @@
  */
 #define SAME_CORE_NS 80
 
+#define NAME_WIDTH 14 /* of a system */
+
 /* Three significant digits, no exponent. */
 static const char *number(double value)
 {
-	static char texts[8][24];
+	static char texts[16][24];
 	static unsigned int next;
-	char *text = texts[next++ % 8];
+	char *text = texts[next++ % 16];
 	int digits = value >= 100 ? 0 : value >= 10 ? 1 : value >= 1 ? 2 : 3;
 
 	if (value > 0 && value < 0.0995)
@@ -42,23 +44,47 @@ static const char *pieces(double value)
 
 static void heading(const struct bench_case *c, FILE *out)
 {
-	const bool pingpong = c->pattern == PATTERN_PINGPONG;
+	static const char *const titles[PATTERNS] = {
+		"Ping-pong (half round trips)",
+		"Stream (one way)",
+		"Fan-in (one way, the senders on one CPU)",
+	};
 
-	fprintf(out, "\n%s, both sides %s, %s touched\n",
-		pingpong ? "Ping-pong (half round trips)" : "Stream (one way)",
+	fprintf(out, "\n%s, both sides %s, %s touched\n", titles[c->pattern],
 		c->mode == MODE_SPIN ? "spinning" : "blocking",
 		c->touch == TOUCH_ALL ? "every byte" : "first 64 bytes");
-	fprintf(out, "%8s  %-10s", "size", "system");
-	if (pingpong)
-		fprintf(out, " %10s %10s %10s", "median us", "99 % us",
-			"99.9 % us");
-	fprintf(out, " %10s %9s %11s %12s %5s %9s\n", "messages/s", "GB/s",
-		"CPU ns/msg", "switches/msg", "runs", "spread");
+	fprintf(out, "%8s  %-*s", "size", NAME_WIDTH, "system");
+	switch (c->pattern) {
+	case PATTERN_PINGPONG:
+		fprintf(out, " %10s %10s %10s %10s %9s %10s %9s", "median us",
+			"99 % us", "99.9 % us", "messages/s", "GB/s",
+			"CPU ns/msg", "calls/msg");
+		break;
+	case PATTERN_FANIN:
+		fprintf(out, " %7s", "senders");
+		/* fall through */
+	default:
+		fprintf(out, " %10s %9s %9s %9s %9s %9s %9s %9s", "messages/s",
+			"GB/s", "sender ns", "(busy)", "recver ns", "(busy)",
+			"tx calls", "rx calls");
+	}
+	fprintf(out, " %12s %5s %9s\n", "switches/msg", "runs", "spread");
+}
+
+static const char *known(double value, bool is)
+{
+	return is ? number(value) : "-";
 }
 
 static void row_print(const struct bench_row *row, FILE *out)
 {
-	fprintf(out, "%8s  %-10s", size_text(row->c.size), row->c.system->name);
+	const bool idle = row->c.system->idle && row->c.mode == MODE_SPIN;
+	const bool one_way = !row->c.system->solo;
+
+	fprintf(out, "%8s  %-*s", size_text(row->c.size), NAME_WIDTH,
+		row->c.system->name);
+	if (row->c.pattern == PATTERN_FANIN)
+		fprintf(out, " %7u", row->c.senders);
 	if (row->unsupported) {
 		fprintf(out, " not possible: %s\n", row->reason);
 		return;
@@ -66,9 +92,20 @@ static void row_print(const struct bench_row *row, FILE *out)
 	if (row->c.pattern == PATTERN_PINGPONG)
 		fprintf(out, " %10s %10s %10s", number(row->p50_ns / 1e3),
 			number(row->p99_ns / 1e3), number(row->p999_ns / 1e3));
-	fprintf(out, " %10s %9s %11s %12s %5u %7.1f %%%s\n",
-		pieces(row->messages_per_s), number(row->bytes_per_s / 1e9),
-		number(row->cpu_ns), number(row->switches),
+	fprintf(out, " %10s %9s", pieces(row->messages_per_s),
+		number(row->bytes_per_s / 1e9));
+	if (row->c.pattern == PATTERN_PINGPONG)
+		fprintf(out, " %10s %9s", number(row->cpu_ns),
+			known(row->calls, row->calls_known));
+	else
+		fprintf(out, " %9s %9s %9s %9s %9s %9s",
+			known(row->side_cpu_ns[0], one_way),
+			known(row->side_busy_ns[0], idle),
+			known(row->side_cpu_ns[1], one_way),
+			known(row->side_busy_ns[1], idle),
+			known(row->side_calls[0], row->calls_known),
+			known(row->side_calls[1], row->calls_known));
+	fprintf(out, " %12s %5u %7.1f %%%s\n", number(row->switches),
 		row->kept ? row->kept : row->sample_count, row->spread,
 		row->kept ? "" : " (!)");
 }
@@ -86,7 +123,9 @@ void table_print(const struct bench_report *report, FILE *out)
 		if (!last || last->c.pattern != row->c.pattern ||
 		    last->c.mode != row->c.mode)
 			heading(&row->c, out);
-		else if (last->c.size != row->c.size && o->system_count > 1)
+		else if ((last->c.size != row->c.size ||
+			  last->c.senders != row->c.senders) &&
+			 o->system_count > 1)
 			fputc('\n', out);
 		row_print(row, out);
 		doubtful |= row->sample_count && !row->kept;
@@ -99,6 +138,8 @@ void table_print(const struct bench_report *report, FILE *out)
 		number(report->probe_ns / 1e3), report->discarded,
 		report->repetitions, number(report->probe_low_ns / 1e3),
 		number(report->probe_high_ns / 1e3));
+	if (report->calls_reason[0])
+		fprintf(out, "%s.\n", report->calls_reason);
 	if (report->probe_ns < SAME_CORE_NS)
 		fputs("Note: so fast are two threads of one core; two cores mostly "
 		      "take 0.1 us and more.\n",

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/*
+ * epoll: the usual loop of a server, over AF_UNIX SEQPACKET sockets. Level
+ * triggered, and one recv for each event, so that none is in vain.
+ */
+#include "fanin.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+static uint8_t *in_data;
+static int epoll_fd;
+
+static int epoll_open(struct bench_side *side)
+{
+	struct epoll_event event = { .events = EPOLLIN };
+	unsigned int i;
+
+	if (!side->index)
+		return fanin_plain_open(side);
+	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (epoll_fd < 0 || posix_memalign((void **)&in_data, 4096, side->size))
+		return side_fail(side, "epoll: %s", strerror(errno));
+	memset(in_data, 1, side->size);
+	for (i = 0; i < side->channel->pair_count; i++) {
+		event.data.u32 = i;
+		if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD,
+			      side->channel->pairs[i][1], &event))
+			return side_fail(side, "epoll: %s", strerror(errno));
+	}
+	return 0;
+}
+
+LOOP int epoll_take(struct bench_side *side, struct fanin *fanin)
+{
+	struct epoll_event events[FANIN_EVENTS];
+	unsigned int connection;
+	int count, i;
+	ssize_t n;
+
+	count = epoll_wait(epoll_fd, events, FANIN_EVENTS,
+			   side->block ? -1 : 0);
+	if (count < 0)
+		return errno == EINTR ?
+			       0 :
+			       side_fail(side, "epoll: %s", strerror(errno));
+	for (i = 0; i < count; i++) {
+		connection = events[i].data.u32;
+		n = recv(side->channel->pairs[connection][1], in_data,
+			 side->size, 0);
+		if (n != (ssize_t)side->size)
+			return side_fail(side, "receiving: %s",
+					 n ? strerror(errno) : "the end");
+		if (fanin_got(side, fanin, connection, in_data))
+			return -1;
+	}
+	return count;
+}
+
+static int epoll_run(struct bench_side *side)
+{
+	static const struct fanin_ops ops = {
+		.put = fanin_plain_put,
+		.room = fanin_plain_room,
+		.take = epoll_take,
+	};
+
+	return fanin_run(side, ops);
+}
+
+static int epoll_close(struct bench_side *side)
+{
+	(void)side;
+	free(in_data);
+	return 0;
+}
+
+const struct bench_system bench_epoll = {
+	.name = "epoll",
+	.what = "AF_UNIX SOCK_SEQPACKET, one epoll loop: up to 64 events for a "
+		"wait, one recv for each",
+	.patterns = BENCH_HAS(PATTERN_FANIN),
+	.idle = true,
+	.prepare = fanin_prepare,
+	.open = epoll_open,
+	.run = epoll_run,
+	.close = epoll_close,
+};
