@@ -60,7 +60,10 @@ static struct {
 	int socks[CONNS_MAX];
 	uint32_t want[CONNS_MAX][THREADS_MAX]; /* next number */
 	uint64_t left, steered, queued, sleeps;
+	bool about_to_sleep;
 } r;
+
+#define SLOW 100 /* messages at the end of each thread */
 
 static void *send_all(void *data)
 {
@@ -79,6 +82,9 @@ static void *send_all(void *data)
 		CHECK_EQ(send(s->sock, bytes, len, 0), (ssize_t)len);
 		if (s->row->sleep && tap_random_below(8) == 0)
 			tap_sleep(tap_random_below(200000));
+		/* Who shares a socket is seldom alone: at the end, slowly. */
+		if (note.number + SLOW > s->row->messages)
+			tap_sleep(tap_random_below(2000000));
 	}
 	return NULL;
 }
@@ -135,13 +141,20 @@ static bool swap_word(uint32_t *word, uint32_t old, uint32_t new)
 					   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
+#define LOOKS_PER_GRANT 256
+
 /* Looks at the conn's socket, unless messages are steered. */
 static bool look_at_socket(uint32_t conn)
 {
 	uint32_t *word = steer_word(r.ring, conn);
 	static uint8_t bytes[9000];
+	static unsigned int looks;
 	ssize_t len;
 
+	/* A grant that is taken back at once is one that nobody gets to use. */
+	if (__atomic_load_n(word, __ATOMIC_SEQ_CST) == SLUICE_STEER_GRANTED &&
+	    !r.about_to_sleep && ++looks % LOOKS_PER_GRANT)
+		return false;
 	swap_word(word, SLUICE_STEER_GRANTED, SLUICE_STEER_HOLD);
 	if (__atomic_load_n(word, __ATOMIC_SEQ_CST) != SLUICE_STEER_HOLD)
 		return false;
@@ -177,6 +190,7 @@ static void sleep_until_rung(void)
 	steer_bell_drain(r.ring);
 	__atomic_store_n(&r.ring->control->asleep, 1, __ATOMIC_SEQ_CST);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	r.about_to_sleep = true;
 	if (!look()) {
 		fds[0] = (struct pollfd){ r.ring->bell_fd, POLLIN, 0 };
 		for (i = 0; i < r.row->conns; i++)
@@ -184,6 +198,7 @@ static void sleep_until_rung(void)
 		CHECK_GT(poll(fds, 1 + r.row->conns, 20000), 0);
 		r.sleeps++;
 	}
+	r.about_to_sleep = false;
 	__atomic_store_n(&r.ring->control->asleep, 0, __ATOMIC_SEQ_CST);
 }
 
