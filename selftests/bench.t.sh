@@ -135,8 +135,11 @@ measures_steered()
 		        assert row["size"] > 65536 and row["reason"], row
 		        continue
 		    assert row["msgs_per_s"] > 0, row
-		    # Warm-up and a slow machine spill, but not everything.
-		    assert 0 <= row["spilled_per_msg"] < 1, row
+		    # A sender that never lets the queue run empty may be left in
+		    # it; who waits for each answer is not.
+		    assert 0 <= row["spilled_per_msg"] <= 1, row
+		    assert row["pattern"] != "pingpong" or \
+		        row["spilled_per_msg"] < 1, row
 	END
 	test ! -e "/sys/fs/bpf/sluice-bench-"*
 }
