@@ -157,8 +157,10 @@ LOOP int fanin_send(struct bench_side *side, const struct fanin_ops ops,
 		last = clock_ticks();
 		end = last + side->c->ticks;
 	}
+	if (fanin_stop(side, ops, fanin))
+		return -1;
 	loop_usage(result, false);
-	return fanin_stop(side, ops, fanin);
+	return 0;
 }
 
 LOOP int fanin_run(struct bench_side *side, const struct fanin_ops ops)
