@@ -69,7 +69,7 @@ static const struct bad_conn {
 	const char *name;
 	struct sluice_options options;
 } bad_conns[] = {
-	{ "flags", { .flags = 0x20 } },
+	{ "flags", { .flags = 0x80 } },
 	{ "flags-high", { .flags = 0x80000000 } },
 	{ "plain-and-aware", { .flags = SLUICE_F_PLAIN | SLUICE_F_AWARE } },
 	{ "plain-and-required",
