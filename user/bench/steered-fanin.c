@@ -90,10 +90,15 @@ static int endpoint_make(struct bench_side *side)
 		.size = sizeof(options),
 		.conns = 16,
 	};
+	const unsigned int count = side->channel->pair_count;
 	int ret;
 
-	while (options.conns < side->channel->pair_count)
+	while (options.conns < count)
 		options.conns *= 2;
+	/* Some for each sender: 4 small ones, of which a block has 16. */
+	options.landing[0] = count / 4 > 16 ? count / 4 : 16;
+	options.landing[1] = count > 16 ? count : 16;
+	options.landing[2] = 4;
 	ret = sluice_endpoint_new(&endpoint, &options);
 	return ret ? fanin_failed(side, "sluice_endpoint_new", ret) : 0;
 }
