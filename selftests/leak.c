@@ -51,14 +51,18 @@ static void check_use(const struct use *before)
 		 before->resident + (tap_slow > 1 ? 400l << 20 : 512l << 10));
 }
 
-/* The same `count` times over, of which the first 100 are to warm up. */
+/*
+ * The same `count` times over, after some to warm up: the allocator's caches fill
+ * only as sizes happen to come.
+ */
 static void repeat(void (*cycle)(uint64_t i, const void *arg), const void *arg,
 		   uint64_t count)
 {
+	const uint64_t warm_up = 100 + count / 5;
 	struct use before = { 0 };
 
-	for (uint64_t i = 0; i < count + 100; i++) {
-		if (i == 100)
+	for (uint64_t i = 0; i < count + warm_up; i++) {
+		if (i == warm_up)
 			before = use_now();
 		cycle(i, arg);
 	}

@@ -92,7 +92,7 @@ int memory_new(const char *name, uint64_t size, bool huge, void **address,
  */
 int memory_map_foreign(int fd, uint64_t size, bool huge, void **address,
 		       const char **why);
-void memory_unmap_foreign(const void *address, uint64_t size);
+void memory_unmap_foreign(const void *address);
 
 /* sleep.c: the sleep words ------------------------------------------------ */
 
@@ -271,7 +271,6 @@ struct conn_core {
 	uint32_t link_size;
 	int link_fd; /* until it is sent, else -1 */
 	const struct sluice_link *peer_link;
-	uint32_t peer_link_size;
 	struct sluice_link peer_geometry; /* line 0, checked */
 	struct sleep_word rx_word;
 	struct sleep_word tx_word;
@@ -337,6 +336,7 @@ struct conn_core {
 	uint32_t set_events; /* registered with epoll */
 	bool set_idle; /* in the set's idle list */
 	bool set_active; /* it had something since the last turn */
+	bool set_other; /* counted in the set's others */
 
 	struct steering steer;
 
@@ -545,6 +545,8 @@ static inline bool steer_on(const struct conn_core *core)
 int steer_lost(const struct conn_core *core);
 /* Reads the ring. Is there anything in the inbox? Only if there is a ring. */
 bool steer_pending(struct conn_core *core);
+/* Are messages left to the queue? */
+bool steer_holds(const struct conn_core *core);
 /* Is it time to look at the socket? Always, without a ring. */
 bool steer_due(struct conn_core *core);
 /* Before and after each look at the socket; r: as of frame_recv(). */
