@@ -282,14 +282,18 @@ static uint32_t spills(const struct steering *s)
 	return __atomic_load_n(&s->ring->header->spills, __ATOMIC_RELAXED);
 }
 
+bool steer_holds(const struct conn_core *core)
+{
+	return word_get(core) == SLUICE_STEER_HOLD;
+}
+
 bool steer_due(struct conn_core *core)
 {
 	struct steering *s = &core->steer;
 
 	if (!s->word)
 		return true;
-	if (s->told || spills(s) != s->spills ||
-	    word_get(core) == SLUICE_STEER_HOLD)
+	if (s->told || spills(s) != s->spills || steer_holds(core))
 		return true;
 	if (++s->idle == s->next_look) {
 		s->next_look *= 2;

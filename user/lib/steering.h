@@ -58,8 +58,11 @@ struct sluice_ring {
 	uint32_t ahead_count;
 	uint32_t empty; /* drains in a row that found nothing */
 	uint32_t drains;
+	uint32_t freed_line; /* of landing slots' states */
+	uint32_t freed; /* in that line, not told yet; bits */
 	uint32_t *owner; /* by landing slot: conn number's index + 1, or 0 */
 	uint32_t landing_slots;
+#define STATES_PER_LINE 16
 	uint32_t armed; /* how many rely on the doorbell */
 	struct conn_core *caller; /* in whose call the ring is drained */
 
