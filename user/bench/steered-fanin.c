@@ -170,20 +170,22 @@ LOOP int steered_fanin_take(struct bench_side *side, struct fanin *fanin)
 	return count < 0 ? 0 : count;
 }
 
-LOOP int aware_put(struct bench_side *side, unsigned int i, uint64_t word)
+/* flags: SLUICE_SEND_F_BATCH, or 0 for the last of a burst. */
+LOOP int aware_put_one(struct bench_side *side, unsigned int i, uint64_t word,
+		       uint32_t flags)
 {
 	const uint32_t size = (uint32_t)side->size;
 	int ret = 0;
 
 	if (size <= SLUICE_INLINE_MAX) {
 		touch_write(small, sizeof(small), word);
-		ret = sluice_send(conns[i], small, size, 0, 0);
+		ret = sluice_send(conns[i], small, size, 0, flags);
 	} else {
 		if (!loan)
 			ret = sluice_loan(conns[i], size, &loan);
 		if (!ret) {
 			touch_write(loan->data, side->touched, word);
-			ret = sluice_send_buf(conns[i], loan, size, 0, 0);
+			ret = sluice_send_buf(conns[i], loan, size, 0, flags);
 		}
 		if (!ret)
 			loan = NULL;
@@ -196,6 +198,28 @@ LOOP int aware_put(struct bench_side *side, unsigned int i, uint64_t word)
 	return ret >= 0 || ret == -ETIMEDOUT ?
 		       0 :
 		       conn_failed(side, "sending", i, ret);
+}
+
+LOOP int aware_put(struct bench_side *side, unsigned int i, uint64_t word,
+		   unsigned int count)
+{
+	unsigned int n;
+	int ret;
+
+	for (n = 0; n < count; n++) {
+		ret = aware_put_one(side, i, word + n * WORD_NUMBER,
+				    n + 1 < count ? SLUICE_SEND_F_BATCH : 0);
+		if (ret < 0)
+			return ret;
+		if (!ret)
+			break;
+	}
+	if (n && n < count) {
+		ret = sluice_flush(conns[i]);
+		if (ret && ret != -EAGAIN)
+			return conn_failed(side, "flushing", i, ret);
+	}
+	return (int)n;
 }
 
 static int aware_room(struct bench_side *side)
