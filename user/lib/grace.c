@@ -53,9 +53,8 @@ static int ask_for_peer(int diag, int fd)
 	socklen_t size = sizeof(request.body.udiag_cookie);
 	struct stat stat;
 
-	if (fstat(fd, &stat) ||
-	    getsockopt(fd, SOL_SOCKET, SO_COOKIE, request.body.udiag_cookie,
-		       &size))
+	if (fstat(fd, &stat) || getsockopt(fd, SOL_SOCKET, SO_COOKIE,
+					   request.body.udiag_cookie, &size))
 		return -errno;
 	request.body.udiag_ino = (uint32_t)stat.st_ino;
 	return send(diag, &request, sizeof(request), 0) < 0 ? -errno : 0;
