@@ -70,8 +70,6 @@ uint64_t process_generation(void);
 bool process_has_membarrier(void);
 /* False: it could not run. */
 bool process_membarrier(void);
-/* Waits until no BPF program that runs now runs any more; milliseconds. */
-void process_grace(void);
 int64_t now_ns(void);
 /* Cheaper, a few milliseconds behind. */
 int64_t coarse_ns(void);
@@ -228,6 +226,7 @@ struct steering {
 	uint32_t calls; /* endpoint.calls when attaching failed */
 	bool armed; /* counted in ring.armed */
 	bool told; /* the socket has something, says poll */
+	bool ended; /* its peer sends no more, and no program runs for it */
 	uint32_t spills; /* of the ring, when the socket was looked at */
 	uint32_t idle; /* finds nothing, in a row, since then */
 	uint32_t next_look; /* at so many of them */
@@ -423,6 +422,13 @@ int hello_process(struct sluice_conn *conn);
 /* frame.c ----------------------------------------------------------------- */
 
 #define FRAME_FDS_MAX 8 /* kept; more than that are closed unseen */
+
+/*
+ * recv() has to say so often that a SEQPACKET socket has ended: it looks at the
+ * queue first, and then at whether the peer has shut down; what came in between
+ * is there at the second time.
+ */
+#define SOCKET_ENDS 2
 
 /* A frame as received, in memory of its own. */
 struct frame {

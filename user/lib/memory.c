@@ -69,15 +69,6 @@ bool process_membarrier(void)
 	return !syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
 }
 
-void process_grace(void)
-{
-	/* Longer than any program runs: where membarrier cannot wait for them. */
-	static const struct timespec grace = { .tv_nsec = 50000000 };
-
-	if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
-		nanosleep(&grace, NULL);
-}
-
 int64_t coarse_ns(void)
 {
 	struct timespec t;

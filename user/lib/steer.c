@@ -317,16 +317,12 @@ void steer_before(struct conn_core *core)
 
 /*
  * All that was sent is in the ring, or on its way there in a program that still
- * runs: if the peer has closed there is none, if it has just ended its sending
- * side there may be.
+ * runs. Not after an aware peer's BYE: it is the last that it sends.
  */
 static void ended(struct conn_core *core)
 {
-	struct pollfd p = { .fd = core->fd, .events = POLLRDHUP };
-
-	if (core->phase != PHASE_AWARE &&
-	    (core->shut || poll(&p, 1, 0) != 1 || !(p.revents & POLLHUP)))
-		process_grace();
+	if (core->phase != PHASE_AWARE || !core->bye_seen)
+		grace_pass(core);
 	ring_drain(core->steer.ring, core, true);
 }
 

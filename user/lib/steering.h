@@ -6,6 +6,7 @@
  *   endpoint.c  endpoints and their maps
  *   ring.c      one ring: slots in order, to the conns that they are for
  *   steer.c     one conn: attached or not, its order between ring and socket
+ *   grace.c     the end of a conn: no program is at work for it any more
  *   worker.c    rings without conns, read by threads of their own
  *
  * A ring and all its conns belong to one thread. What threads share is the
@@ -181,6 +182,14 @@ const void *ring_landing(struct sluice_ring *ring,
 bool ring_release(struct sluice_ring *ring, uint32_t id, uint32_t owner);
 /* Have all other rings been read up to where they are? */
 bool ring_others_read(struct sluice_ring *ring);
+
+/* grace.c ----------------------------------------------------------------- */
+
+/*
+ * recv() has reported the end: returns when all that was sent is published.
+ * Milliseconds, once for each conn, if the peer has not closed its socket.
+ */
+void grace_pass(struct conn_core *core);
 
 /* steer.c ----------------------------------------------------------------- */
 
