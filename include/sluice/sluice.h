@@ -177,8 +177,6 @@ SLUICE_API int sluice_pool_segment(const struct sluice_pool *pool,
  * sluice_conn_info() says why.
  */
 #define SLUICE_F_STEER 0x20u
-/* Each plain message goes to a ring chosen by its first 8 bytes: endpoint.h. */
-#define SLUICE_F_STEER_HASH 0x40u
 
 #define SLUICE_SPIN_DEFAULT_NS 20000
 #define SLUICE_SPIN_FOREVER UINT64_MAX

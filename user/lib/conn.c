@@ -46,8 +46,7 @@ int options_read(struct sluice_options *o, const struct sluice_options *in)
 {
 	const uint32_t known = SLUICE_F_AWARE | SLUICE_F_REQUIRE_AWARE |
 			       SLUICE_F_PLAIN | SLUICE_F_NO_DIRECT |
-			       SLUICE_F_MAP_HUGE | SLUICE_F_STEER |
-			       SLUICE_F_STEER_HASH;
+			       SLUICE_F_MAP_HUGE | SLUICE_F_STEER;
 	int r;
 
 	*o = (struct sluice_options){ .size = sizeof(*o) };
@@ -79,8 +78,7 @@ int options_read(struct sluice_options *o, const struct sluice_options *in)
 	     o->flags & (SLUICE_F_AWARE | SLUICE_F_REQUIRE_AWARE)) ||
 	    (o->pool && (o->pool_options || !pool_of(o->pool)->shared)) ||
 	    (o->endpoint && o->endpoint_options) ||
-	    (!(o->flags & SLUICE_F_STEER) && (o->flags & SLUICE_F_STEER_HASH ||
-					      o->endpoint_options || o->ring)))
+	    (!(o->flags & SLUICE_F_STEER) && (o->endpoint_options || o->ring)))
 		return -EINVAL;
 	return 0;
 }

@@ -194,7 +194,8 @@ static void lost(struct sluice_endpoint *endpoint)
 static void destroyed(struct sluice_endpoint *endpoint, int error)
 {
 	lost(endpoint);
-	__atomic_store_n(&endpoint->error, error, __ATOMIC_RELAXED);
+	process_grace(); /* a program may still be about to claim a position */
+	__atomic_store_n(&endpoint->error, error, __ATOMIC_RELEASE);
 	set_timer(endpoint, 0);
 }
 
