@@ -8,8 +8,10 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "steers.h"
@@ -480,4 +482,48 @@ TAP_TEST(forked)
 	CHECK_EQ(sluice_ring_recv(h.ring[1], &msg, &conn), 1);
 	CHECK_OK(sluice_ring_release(h.ring[1], &msg));
 	hashed_close(&h);
+}
+
+/* user/examples/workers.c gets every message of a client, and ends with it. */
+TAP_TEST(example)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX };
+	unsigned long count[3], i;
+	struct daemon d;
+	char path[512];
+	FILE *output;
+	pid_t pid;
+	int fd;
+
+	steers_start(&d);
+	pid = tap_fork();
+	if (!pid) {
+		CHECK(freopen("output", "w", stdout));
+		snprintf(path, sizeof(path), "%s/examples/workers",
+			 tap_build());
+		execl(path, "workers", "name", "2", NULL);
+		TAP_FAIL("%s: %s", path, strerror(errno));
+	}
+	fd = CHECK_SYS(socket(AF_UNIX, SOCK_SEQPACKET, 0));
+	strcpy(name.sun_path, "name");
+	CHECK_SOON(!connect(fd, (struct sockaddr *)&name, sizeof(name)));
+	for (i = 0; i < 3000; i++) {
+		uint64_t message[10] = { i % 50 };
+
+		CHECK_EQ(send(fd, message, i % 80, 0), (ssize_t)(i % 80));
+	}
+	close(fd);
+	tap_join(pid);
+	output = fopen("output", "re");
+	CHECK(output);
+	CHECK_EQ(fscanf(output,
+			"home: %lu messages worker 1: %lu messages "
+			"worker 2: %lu messages ",
+			&count[0], &count[1], &count[2]),
+		 3);
+	CHECK_EQ(count[0] + count[1] + count[2], 3000);
+	CHECK_GT(count[1] + count[2], 0);
+	fclose(output);
+	CHECK_SYS(unlink("output"));
+	steers_stop(&d);
 }
