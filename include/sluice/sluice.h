@@ -293,6 +293,7 @@ SLUICE_API void sluice_conn_abort(struct sluice_conn *conn, const char *text);
 #define SLUICE_REASON_PEER_NO_DIRECT 8 /* it reads no ring: steered, say */
 #define SLUICE_REASON_NO_SLUICED 9 /* see steer_error */
 #define SLUICE_REASON_STEER_REFUSED 10 /* by sluiced; see steer_error */
+#define SLUICE_REASON_STEER_LOST 11 /* sluiced has destroyed the endpoint */
 
 SLUICE_API const char *sluice_lane_name(uint32_t lane);
 SLUICE_API const char *sluice_reason_text(uint32_t reason);

@@ -357,6 +357,7 @@ const char *sluice_reason_text(uint32_t reason)
 		[SLUICE_REASON_PEER_NO_DIRECT] = "the peer reads no ring",
 		[SLUICE_REASON_NO_SLUICED] = "sluiced is not there",
 		[SLUICE_REASON_STEER_REFUSED] = "sluiced refused to steer",
+		[SLUICE_REASON_STEER_LOST] = "sluiced has dropped the endpoint",
 	};
 
 	return reason < ARRAY_SIZE(texts) ? texts[reason] : "unknown";
@@ -381,16 +382,18 @@ static void steer_info(const struct conn_core *core,
 		       struct sluice_conn_info *info)
 {
 	const struct steering *s = &core->steer;
-	int error = s->error;
+	int lost = s->ring ? steer_lost(core) : 0, error = lost;
 
 	info->steered = s->steered;
 	info->spilled = s->spilled;
-	if (s->word) {
+	if (s->word)
 		info->steer_conn = s->conn;
-		error = steer_lost(core);
-	}
+	else if (!error)
+		error = s->error;
 	info->steer_error = error;
-	if (!error) {
+	if (lost) {
+		info->rx_reason = SLUICE_REASON_STEER_LOST;
+	} else if (!error) {
 		info->rx_lane = SLUICE_LANE_STEERED;
 		info->rx_reason = SLUICE_REASON_NONE;
 	} else if (error == -ENOENT || error == -ECONNREFUSED ||

@@ -268,6 +268,11 @@ bool endpoint_has_conns(const struct sluice_endpoint *endpoint, uint32_t ring)
 	return ring_has_conns(ring, endpoint->rings_count, endpoint->flags);
 }
 
+int endpoint_error(const struct sluice_endpoint *endpoint)
+{
+	return __atomic_load_n(&endpoint->error, __ATOMIC_SEQ_CST);
+}
+
 void endpoint_ref(struct sluice_endpoint *endpoint)
 {
 	__atomic_add_fetch(&endpoint->refs, 1, __ATOMIC_RELAXED);

@@ -225,7 +225,7 @@ struct steering {
 	uint32_t *word; /* SLUICE_STEER_*; NULL: not attached */
 	uint32_t conn; /* what slots for it carry */
 	int error; /* why there is no ring, or it is not attached */
-	uint32_t calls; /* endpoint.calls when attaching failed */
+	uint32_t calls; /* endpoint.calls when it was last tried */
 	bool armed; /* counted in ring.armed */
 	bool told; /* the socket has something, says poll */
 	uint32_t spills; /* of the ring, when the socket was looked at */

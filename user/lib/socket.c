@@ -149,7 +149,8 @@ static void make_endpoint(struct sluice_listener *listener)
 
 	if (!(o->flags & SLUICE_F_STEER))
 		return;
-	if (o->endpoint && o->endpoint->generation == process_generation())
+	if (o->endpoint && o->endpoint->generation == process_generation() &&
+	    (!o->endpoint_options || !endpoint_error(o->endpoint)))
 		return;
 	if (o->endpoint) {
 		endpoint_put(o->endpoint);

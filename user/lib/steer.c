@@ -105,22 +105,23 @@ void steer_settle(struct sluice_conn *conn)
 		steer_after(conn, -EAGAIN);
 }
 
-static bool word_change(struct conn_core *core, uint32_t from, uint32_t to)
+static bool word_change(uint32_t *word, uint32_t from, uint32_t to)
 {
 	/* Pairs with the same in the program. */
-	return __atomic_compare_exchange_n(core->steer.word, &from, to, false,
+	return __atomic_compare_exchange_n(word, &from, to, false,
 					   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+void word_hold(uint32_t *word)
+{
+	/* GRANTED may turn ON in between, but not the other way. */
+	if (!word_change(word, SLUICE_STEER_GRANTED, SLUICE_STEER_HOLD))
+		word_change(word, SLUICE_STEER_ON, SLUICE_STEER_HOLD);
 }
 
 static uint32_t word_get(const struct conn_core *core)
 {
 	return __atomic_load_n(core->steer.word, __ATOMIC_ACQUIRE);
-}
-
-static void hold(struct conn_core *core)
-{
-	if (!word_change(core, SLUICE_STEER_ON, SLUICE_STEER_HOLD))
-		word_change(core, SLUICE_STEER_GRANTED, SLUICE_STEER_HOLD);
 }
 
 static void close_fds(struct steering *s)
@@ -143,7 +144,7 @@ void steer_close(struct sluice_conn *conn)
 	if (!conn_check(core)) {
 		conn_disarm(conn);
 		if (s->word) {
-			hold(core);
+			word_hold(s->word);
 			ring_detach(ring, core);
 		}
 		if (s->epoll_fd >= 0)
@@ -217,7 +218,7 @@ void steer_deliver(struct conn_core *core, struct sluice_slot *slot)
 	if (core->error)
 		give_back(core, slot);
 	if (core->inbox_count >= UNREAD_MAX)
-		hold(core);
+		word_hold(s->word);
 	if (first)
 		wake(core);
 }
@@ -275,8 +276,7 @@ int steer_release(struct sluice_conn *conn, const struct sluice_msg *msg)
 
 int steer_lost(const struct conn_core *core)
 {
-	return __atomic_load_n(&core->steer.ring->endpoint->error,
-			       __ATOMIC_RELAXED);
+	return endpoint_error(core->steer.ring->endpoint);
 }
 
 static uint32_t spills(const struct steering *s)
@@ -305,12 +305,14 @@ void steer_before(struct conn_core *core)
 {
 	struct steering *s = &core->steer;
 
+	if (s->ring && !s->word)
+		steer_settle(conn_of(core)); /* sluiced may be back */
 	if (!s->word)
 		return;
 	s->told = false;
 	s->spills = spills(s);
 	s->looked = coarse_ns();
-	word_change(core, SLUICE_STEER_GRANTED, SLUICE_STEER_HOLD);
+	word_change(s->word, SLUICE_STEER_GRANTED, SLUICE_STEER_HOLD);
 }
 
 /*
@@ -335,8 +337,10 @@ static void grant(struct conn_core *core)
 	/* Destroyed: nobody takes a grant, and messages are on the socket. */
 	if (core->inbox_count >= UNREAD_MAX || steer_lost(core))
 		return;
-	if (!word_change(core, SLUICE_STEER_HOLD, SLUICE_STEER_GRANTED))
+	if (!word_change(s->word, SLUICE_STEER_HOLD, SLUICE_STEER_GRANTED))
 		return;
+	if (steer_lost(core)) /* by now: see destroyed() */
+		word_hold(s->word);
 	s->idle = 0;
 	s->next_look = FIRST_LOOK;
 	s->turn_noted = false;

@@ -99,6 +99,7 @@ struct sluice_endpoint {
 	struct list watchers; /* struct watcher */
 	/* atomic, also without the lock */
 	int error; /* 0, or why nothing is steered any more */
+	bool ended; /* and all that was is in the rings */
 	uint32_t calls; /* how often sluiced was reached */
 	int64_t next_tick; /* coarse ns */
 
@@ -142,6 +143,8 @@ int endpoint_options_read(struct sluice_endpoint_options *out,
 bool endpoint_has_conns(const struct sluice_endpoint *endpoint, uint32_t ring);
 bool endpoint_options_have_conns(const struct sluice_endpoint_options *options,
 				 uint32_t ring);
+/* 0, or why it steers no more: -errno. */
+int endpoint_error(const struct sluice_endpoint *endpoint);
 void endpoint_ref(struct sluice_endpoint *endpoint);
 void endpoint_put(struct sluice_endpoint *endpoint);
 
@@ -157,6 +160,8 @@ void ring_left(struct sluice_ring *ring, uint32_t index);
 
 /* ring.c ------------------------------------------------------------------ */
 
+/* ON or GRANTED to HOLD. */
+void word_hold(uint32_t *word);
 /* Where the word of a conn, by its number, is. */
 uint32_t *ring_word(const struct sluice_ring *ring, uint32_t number);
 /*

@@ -27,7 +27,7 @@ static int ring_check(const struct sluice_ring *ring)
 static bool lost(const struct sluice_ring *ring)
 {
 	/* Pairs with the release store in destroyed(). */
-	return __atomic_load_n(&ring->endpoint->error, __ATOMIC_ACQUIRE) &&
+	return __atomic_load_n(&ring->endpoint->ended, __ATOMIC_ACQUIRE) &&
 	       ring->head == ring_tail(ring);
 }
 
