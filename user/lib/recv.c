@@ -276,9 +276,8 @@ bool recv_ready(struct sluice_conn *conn)
 	struct sluice_slot slot;
 	bool in_ring;
 
-	return core->error || core->bye_seen || core->eof ||
-	       next_slot(conn, &slot, &in_ring) ||
-	       ((core->plain_eof || core->plain_next) && steer_in_turn(core));
+	return core->error || core->bye_seen || core->eof || core->plain_next ||
+	       core->plain_eof || next_slot(conn, &slot, &in_ring);
 }
 
 /*
