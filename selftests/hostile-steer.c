@@ -306,40 +306,44 @@ TAP_EACH(parts, row, parts)
 
 /* Landing slots of others ---------------------------------------------------- */
 
-static struct sluice_slot landing_slot(const struct scene *s)
+#define SMALL_SLOTS 16
+
+static struct sluice_slot landing_slot(uint32_t id)
 {
 	struct sluice_slot slot = { .kind = SLUICE_SLOT_LANDING,
 				    .len = LEN_MAX };
 
-	slot.buffer.id = s->kept.id;
-	slot.offset = s->kept.id * (uint64_t)SLUICE_LANDING_SMALL;
+	slot.buffer.id = id;
+	slot.offset = (uint64_t)id * SLUICE_LANDING_SMALL;
 	return slot;
 }
 
-/* It names the one that the other conn holds, or one that is free. */
+/*
+ * It names the one that the other conn holds, or others: those are free, or the
+ * other conn's next message is in one of them when it has closed.
+ */
 static const struct named {
 	const char *name;
-	uint32_t further;
+	uint32_t first, count; /* behind the one that is held */
 	bool received; /* or the conn is closed before */
 } named[] = {
-	{ "held", 0, true },
-	{ "held-and-closed", 0, false },
-	{ "free", 1, true },
-	{ "free-and-closed", 1, false },
+	{ "held", 0, 1, true },
+	{ "held-and-closed", 0, 1, false },
+	{ "others", 1, SMALL_SLOTS - 1, true },
+	{ "others-and-closed", 1, SMALL_SLOTS - 1, false },
 };
 
 TAP_EACH(landing, row, named)
 {
 	struct sluice_slot slots[SLUICE_FRAME_SLOTS_MAX];
 	struct scene s;
-	int i;
+	uint32_t i, id;
 
 	scene_open(&s, 256);
 	attack(&s);
 	for (i = 0; i < SLUICE_FRAME_SLOTS_MAX; i++) {
-		slots[i] = landing_slot(&s);
-		slots[i].buffer.id += row->further;
-		slots[i].offset += row->further * SLUICE_LANDING_SMALL;
+		id = s.kept.id + row->first + i % row->count;
+		slots[i] = landing_slot(id % SMALL_SLOTS);
 	}
 	put(&s, slots, SLUICE_FRAME_SLOTS_MAX);
 	if (row->received)
