@@ -226,6 +226,7 @@ struct steering {
 	uint32_t calls; /* endpoint.calls when it was last tried */
 	bool armed; /* counted in ring.armed */
 	bool told; /* the socket has something, says poll */
+	bool more; /* the last slot of the ring, by an aware peer, had F_MORE */
 	bool ended; /* its peer sends no more, and no program runs for it */
 	uint32_t spills; /* of the ring, when the socket was looked at */
 	uint32_t idle; /* finds nothing, in a row, since then */

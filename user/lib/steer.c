@@ -207,9 +207,12 @@ void steer_deliver(struct conn_core *core, struct sluice_slot *slot)
 	slot->seq = 0;
 	slot->conn = 0;
 	if (core->phase == PHASE_AWARE) {
-		slot->flags &= (uint8_t)~SLUICE_SLOT_F_INNER;
 		if (core->bye_seen)
 			conn_fail(conn, -EPROTO, "data after bye");
+		if (s->more && !(slot->flags & SLUICE_SLOT_F_INNER))
+			conn_fail(conn, -EPROTO, "data ends within a message");
+		slot->flags &= (uint8_t)~SLUICE_SLOT_F_INNER;
+		s->more = slot->flags & SLUICE_SLOT_F_MORE;
 	} else if (!slot_is_right(core, slot)) {
 		conn_fail(conn, -EPROTO, "slot of the kernel is wrong");
 	}
