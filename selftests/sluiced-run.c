@@ -245,8 +245,8 @@ TAP_EACH(conn_counts, counting, countings)
 	conn_status(&d, text, sizeof(text));
 	CHECK(strstr(text, counting->counts ? "\"messages\": 4,\n" :
 					      "\"messages\": 0,\n"));
-	CHECK(strstr(text,
-		     counting->counts ? "\"bytes\": 350,\n" : "\"bytes\": 0,\n"));
+	CHECK(strstr(text, counting->counts ? "\"bytes\": 350,\n" :
+					      "\"bytes\": 0,\n"));
 	CHECK(strstr(text, "\"spilled\": 0"));
 	CHECK_EQ(steers_steered(conn) + steers_spilled(conn), 0);
 	for (i = 0; i < 4; i++) {
