@@ -17,10 +17,14 @@
  *   - spread each conn's messages over threads, by their first 8 bytes:
  *     SLUICE_ENDPOINT_F_HASH, and "Rings of workers" below.
  *
- * sluiced: while it is away, all goes on, but nothing new is steered. The
- * library calls on it again once a second, from any wait or receive of a conn or
- * ring of the endpoint (a process that does neither for longer than sluiced's
- * grace time loses the endpoint: its conns go on through their sockets).
+ * sluiced: while it is away, all goes on, but new conns are not steered
+ * (SLUICE_REASON_NO_SLUICED) until it is back. The library calls on it again once
+ * a second, from any wait or receive of a conn or ring of the endpoint. One that
+ * does neither for longer than sluiced's grace time, or whose pins an
+ * administrator has removed, is lost: its conns go on through their sockets
+ * (SLUICE_REASON_STEER_LOST) for good, and so do new ones on it. A listener that
+ * made the endpoint makes another for what it accepts from then on. What sluiced
+ * has refused (SLUICE_REASON_STEER_REFUSED) is not asked for again while it runs.
  *
  * Threads: a ring belongs to one thread at a time, and with it all conns on it
  * and the sets that they are in; nothing checks that. Rings are independent of
