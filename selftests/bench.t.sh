@@ -280,7 +280,7 @@ lists()
 	test "$(cut -d' ' -f1 "$tmp/out" | xargs)" = \
 		"raw memcpy seqpacket stream pipe queued direct steered-plain steered steered-single epoll epoll-burst"
 	# one line with words for each
-	test "$(grep -cE '^[a-z-]+ +[^ ]+ [^ ]+' "$tmp/out")" = 11
+	test "$(grep -cE '^[a-z-]+ +[^ ]+ [^ ]+' "$tmp/out")" = 12
 }
 
 helps()
