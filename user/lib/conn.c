@@ -186,6 +186,7 @@ static void free_memory(struct sluice_conn *conn)
 			free(core->plain_held[i]);
 	free(core->plain_held);
 	free(core->plain_next);
+	free(core->plain_spare);
 	free(core->rx_segments);
 	free(core->inbox);
 	free(core->pending_ids);

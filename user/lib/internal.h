@@ -297,6 +297,7 @@ struct conn_core {
 	bool plain_eof, plain_timestamps;
 	void *plain_next; /* the next one, taken from the socket */
 	size_t plain_next_len; /* of the last one */
+	void *plain_spare; /* memory for one */
 
 	/* releasing */
 	uint32_t *pending_ids; /* RELEASE frames to be sent: RX_HELD_PENDING */

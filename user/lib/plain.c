@@ -9,6 +9,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -99,6 +100,32 @@ static bool scratch_make(void)
 }
 
 /*
+ * Memory of a message. One long piece is kept for the next: freed, it might go back
+ * to the system, and cost a page fault for every 4 KiB when it comes again.
+ */
+static void *buffer_take(struct conn_core *core, size_t n)
+{
+	void *data = core->plain_spare;
+
+	if (n <= COPY_MAX || malloc_usable_size(data) < n)
+		return malloc(n + !n);
+	core->plain_spare = NULL;
+	return data;
+}
+
+static void buffer_give(struct conn_core *core, void *data)
+{
+	size_t size = malloc_usable_size(data);
+
+	if (size <= COPY_MAX || size <= malloc_usable_size(core->plain_spare)) {
+		free(data);
+		return;
+	}
+	free(core->plain_spare);
+	core->plain_spare = data;
+}
+
+/*
  * Takes the next message of the socket into memory of its own. After a long one
  * the next is taken to be long too: its length is asked first, and no copy made.
  */
@@ -112,10 +139,10 @@ static int fetch(struct conn_core *core)
 		r = plain_look(core, MSG_PEEK, NULL, 0, &n);
 		if (r != 1)
 			return r;
-		data = malloc(n + !n);
+		data = buffer_take(core, n);
 		r = data ? plain_look(core, 0, data, n, &n) : -ENOMEM;
 		if (r != 1) {
-			free(data);
+			buffer_give(core, data);
 			return r;
 		}
 	} else {
@@ -127,7 +154,7 @@ static int fetch(struct conn_core *core)
 		if (n > SCRATCH_BYTES)
 			return conn_fail(conn_of(core), -EMSGSIZE,
 					 "message is longer than any can be");
-		data = malloc(n + !n);
+		data = buffer_take(core, n);
 		if (!data)
 			return conn_fail(conn_of(core), -ENOMEM,
 					 "out of memory");
@@ -201,7 +228,7 @@ static void plain_copy(struct sluice_conn *conn, void *data)
 	struct conn_core *core = core_of(conn);
 
 	memcpy(data, core->plain_next, core->plain_next_len);
-	free(core->plain_next);
+	buffer_give(core, core->plain_next);
 	plain_taken(conn);
 }
 
@@ -271,7 +298,7 @@ int plain_release(struct sluice_conn *conn, const struct sluice_msg *msg)
 	if (!core->plain_held || msg->id >= core->options.hold_limit ||
 	    !core->plain_held[msg->id])
 		return -EINVAL;
-	free(core->plain_held[msg->id]);
+	buffer_give(core, core->plain_held[msg->id]);
 	core->plain_held[msg->id] = NULL;
 	conn->rx_held_count--;
 	return 0;
