@@ -346,6 +346,8 @@ install: all
 	$(INSTALL) -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)/sluice
 	$(INSTALL) -m 644 include/PROTOCOL.md LICENSE $(wildcard LICENSES/*) \
 		$(DESTDIR)$(DOCDIR)
+	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/sluice
+	$(INSTALL) -m 644 $(BPF_OBJECTS) $(DESTDIR)$(LIBDIR)/sluice
 	$(INSTALL) -m 644 $(LIB) $(DESTDIR)$(LIBDIR)
 	$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)
 	cp -P $(SHARED_LINKS) $(DESTDIR)$(LIBDIR)
@@ -364,7 +366,8 @@ uninstall:
 		$(addprefix $(DESTDIR)$(LIBDIR)/,$(notdir $(LIB) $(SHARED) \
 		$(SHARED_LINKS)) pkgconfig/libsluice.pc) \
 		$(foreach m,$(MAN),$(call man_dir,$m)/$(notdir $m))
-	rm -rf $(DESTDIR)$(INCLUDEDIR)/sluice $(DESTDIR)$(DOCDIR)
+	rm -rf $(DESTDIR)$(INCLUDEDIR)/sluice $(DESTDIR)$(DOCDIR) \
+		$(DESTDIR)$(LIBDIR)/sluice
 
 ## clean: removes $(O)
 clean:

@@ -28,17 +28,6 @@ bench()
 	sluice-bench --cpus "$cpus" --seconds 0.005 --runs 1 "$@"
 }
 
-# It exits with $1, and says $2 on standard error only.
-says()
-{
-	local status=0
-
-	"${@:3}" >"$tmp/out" 2>"$tmp/err" || status=$?
-	cat "$tmp/err"
-	test "$status" = "$1" && grep -qF -- "$2" "$tmp/err" &&
-		test ! -s "$tmp/out"
-}
-
 # measures_all TOUCH SIZES
 measures_all()
 {
@@ -269,7 +258,7 @@ plots_only_with_gnuplot()
 	local bench
 
 	bench=$(command -v sluice-bench)
-	says 2 gnuplot env PATH="$tmp" "$bench" --cpus "$cpus" \
+	tap_says 2 gnuplot env PATH="$tmp" "$bench" --cpus "$cpus" \
 		--plot "$tmp/no.svg"
 	test ! -e "$tmp/no.svg"
 }
@@ -297,10 +286,10 @@ helps()
 keeps_old_results()
 {
 	echo old >"$tmp/old"
-	says 2 "no system" bench --json "$tmp/old" --systems raw,nonsense
-	says 2 nowhere bench --json "$tmp/old" --plot "$tmp/nowhere/x.svg"
+	tap_says 2 "no system" bench --json "$tmp/old" --systems raw,nonsense
+	tap_says 2 nowhere bench --json "$tmp/old" --plot "$tmp/nowhere/x.svg"
 	test "$(cat "$tmp/old")" = old
-	says 2 nowhere bench --json "$tmp/new" --plot "$tmp/nowhere/x.svg"
+	tap_says 2 nowhere bench --json "$tmp/new" --plot "$tmp/nowhere/x.svg"
 	test ! -e "$tmp/new"
 }
 
@@ -330,7 +319,7 @@ start()
 	return 1
 }
 
-# The run fails, says $1, and leaves no process and no file.
+# The run fails, tap_says $1, and leaves no process and no file.
 ends_with()
 {
 	local status=0 side
@@ -382,7 +371,7 @@ tap_case 'a side that hangs is killed' notices_hang
 
 mistake()
 {
-	tap_case "mistake: ${*:2}" says 2 "$1" bench "${@:2}"
+	tap_case "mistake: ${*:2}" tap_says 2 "$1" bench "${@:2}"
 }
 
 mistake 'no system "udp"' --systems raw,udp

@@ -127,16 +127,22 @@ installs()
 	local file
 
 	build install DESTDIR="$root" PREFIX=/usr >log
-	for file in bin/sluicecat bin/sluice-bench lib/libsluice.a \
+	for file in bin/sluicecat bin/sluice-bench bin/sluicectl sbin/sluiced \
+		lib/sluice/steer.bpf.o lib/sluice/conns.bpf.o \
+		lib/systemd/system/sluiced.service lib/libsluice.a \
 		lib/libsluice.so lib/libsluice.so.1 lib/libsluice.so.1.0.0 \
 		include/sluice/sluice.h include/sluice/uapi.h \
 		include/sluice/endpoint.h include/sluice/hot.h \
 		lib/pkgconfig/libsluice.pc \
 		share/doc/sluice/PROTOCOL.md share/doc/sluice/LICENSE \
-		share/man/man1/sluicecat.1; do
+		share/doc/sluice/sluiced.conf share/man/man1/sluicecat.1 \
+		share/man/man8/sluiced.8 share/man/man8/sluicectl.8 \
+		share/man/man5/sluiced.conf.5; do
 		test -s "$root/usr/$file" || { echo "no $file"; return 1; }
 	done
 	readelf -d "$root/usr/lib/libsluice.so" | grep -q 'SONAME.*libsluice.so.1]'
+	grep -q '^ExecStart=/usr/sbin/sluiced$' \
+		"$root/usr/lib/systemd/system/sluiced.service"
 }
 
 # Everything that pkg-config says, of the installed tree.

@@ -271,6 +271,16 @@ const char *daemon_config(const struct daemon *d, const char *text)
 	return path;
 }
 
+void daemon_start_for_all(struct daemon *d, const char *config)
+{
+	const char *args[] = { "--config", NULL, NULL };
+	char text[512];
+
+	snprintf(text, sizeof(text), "[control]\nmode = 0666\n%s", config);
+	args[1] = daemon_config(d, text);
+	daemon_start(d, args);
+}
+
 /* A client ----------------------------------------------------------------- */
 
 int daemon_connect(const struct daemon *d)
@@ -381,6 +391,21 @@ __u64 daemon_create(int fd, __u32 rings, int *fds)
 	return frame.endpoint;
 }
 
+int daemon_try_create(int fd, __u32 landing_small)
+{
+	struct sluice_control frame = daemon_frame(SLUICE_CONTROL_CREATE);
+	int fds[4], count, r;
+
+	frame.create.rings = 1;
+	frame.create.ring_slots = 16;
+	frame.create.conns = 16;
+	frame.create.landing[0] = landing_small;
+	r = daemon_call(fd, &frame, -1, fds, &count);
+	for (int i = 0; i < count; i++)
+		close(fds[i]);
+	return r;
+}
+
 int daemon_attach(int fd, __u64 endpoint, __u32 ring, __u32 conn, __u32 flags,
 		  int socket)
 {
@@ -401,6 +426,20 @@ int daemon_detach(int fd, __u64 endpoint, __u32 ring, __u32 conn)
 	frame.attach.ring = ring;
 	frame.attach.conn = conn;
 	return daemon_call(fd, &frame, -1, NULL, NULL);
+}
+
+void daemon_destroy(int fd, __u64 endpoint)
+{
+	struct sluice_control frame = daemon_frame(SLUICE_CONTROL_DESTROY);
+
+	frame.endpoint = endpoint;
+	CHECK_EQ(daemon_call(fd, &frame, -1, NULL, NULL), 0);
+}
+
+void daemon_close_fds(const int *fds, int count)
+{
+	for (int i = 0; i < count; i++)
+		CHECK_SYS(close(fds[i]));
 }
 
 struct sluice_control_use daemon_query(int fd, __u16 flags)

@@ -38,6 +38,8 @@ void daemon_open(struct daemon *d);
  */
 void daemon_start(struct daemon *d, const char *const *args);
 int daemon_try(struct daemon *d, const char *const *args);
+/* With a configuration that lets everybody in, and has this too. */
+void daemon_start_for_all(struct daemon *d, const char *config);
 
 void daemon_kill(struct daemon *d); /* SIGKILL */
 int daemon_stop(struct daemon *d); /* SIGTERM; its exit code */
@@ -84,11 +86,16 @@ struct sluice_control daemon_frame(__u16 type);
 
 /* CREATE with small maps; fds gets rings * 4. Returns the endpoint's number. */
 __u64 daemon_create(int fd, __u32 rings, int *fds);
+/* CREATE of one ring with so many small landing slots: the reply's error. */
+int daemon_try_create(int fd, __u32 landing_small);
 /* ATTACH and DETACH; they return the reply's error. */
 int daemon_attach(int fd, __u64 endpoint, __u32 ring, __u32 conn, __u32 flags,
 		  int socket);
 int daemon_detach(int fd, __u64 endpoint, __u32 ring, __u32 conn);
 
+/* DESTROY, which must work. */
+void daemon_destroy(int fd, __u64 endpoint);
+void daemon_close_fds(const int *fds, int count);
 /* QUERY, with those flags. */
 struct sluice_control_use daemon_query(int fd, __u16 flags);
 

@@ -15,17 +15,6 @@ ctl()
 	timeout 60 sluicectl "$@"
 }
 
-# says STATUS TEXT COMMAND...: exits so, and says that on standard error only
-says()
-{
-	local status=0
-
-	"${@:3}" >"$tmp/out" 2>"$tmp/err" || status=$?
-	cat "$tmp/err"
-	test "$status" = "$1" && grep -qF -- "$2" "$tmp/err" &&
-		test ! -s "$tmp/out"
-}
-
 need_root()
 {
 	test "$(id -u)" = 0 || tap_skip "needs root"
@@ -56,7 +45,7 @@ helps()
 full_disk()
 {
 	test -e /dev/full || tap_skip "no /dev/full"
-	says 1 "cannot write" eval 'ctl probe memfd-seals >/dev/full'
+	tap_says 1 "cannot write" eval 'ctl probe memfd-seals >/dev/full'
 }
 
 # Every feature has a line, and everything but "yes" a reason.
@@ -185,10 +174,10 @@ leaves_nothing()
 }
 
 tap_case "every command has help" helps
-tap_case "wants a command" says 2 "want a command" ctl
-tap_case "knows no such command" says 2 'no command "dance"' ctl dance
-tap_case "knows no such option" says 2 "unrecognized" ctl probe --dance
-tap_case "knows no such feature" says 2 'no feature "magic"' ctl probe magic
+tap_case "wants a command" tap_says 2 "want a command" ctl
+tap_case "knows no such command" tap_says 2 'no command "dance"' ctl dance
+tap_case "knows no such option" tap_says 2 "unrecognized" ctl probe --dance
+tap_case "knows no such feature" tap_says 2 'no feature "magic"' ctl probe magic
 tap_case "output that cannot be written is an error" full_disk
 tap_case "probe: every feature has an answer and a reason" probes_everything
 tap_case "probe: answers agree with what is seen otherwise" probes_agree

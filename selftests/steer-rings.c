@@ -5,9 +5,7 @@
  *
  * Limit: 300 s
  */
-#include <poll.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>

@@ -32,6 +32,19 @@ tap_fails()
 	test "$status" -ge 1 && test "$status" -le 123
 }
 
+# tap_says STATUS TEXT COMMAND...: exits so, and says that on standard error only.
+tap_says()
+{
+	local status=0
+
+	"${@:3}" >"$TMPDIR/says.out" 2>"$TMPDIR/says.err" || status=$?
+	cat "$TMPDIR/says.err"
+	test "$status" = "$1" && grep -qF -- "$2" "$TMPDIR/says.err" &&
+		test ! -s "$TMPDIR/says.out" || status=-1
+	rm "$TMPDIR/says.out" "$TMPDIR/says.err"
+	test "$status" != -1
+}
+
 tap_skip()
 {
 	echo "SKIP $*"

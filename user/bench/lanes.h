@@ -182,12 +182,9 @@ LOOP int queued_send(struct bench_side *side)
 	return lanes_send(side, more ? SLUICE_SEND_F_BATCH : 0);
 }
 
-LOOP const void *lanes_take(struct bench_side *side)
+/* What a receive of msg returned: its payload, or why the run fails. */
+LOOP const void *lanes_taken(struct bench_side *side, int ret)
 {
-	int ret;
-
-	while ((ret = sluice_recv_wait(conn, &msg, -1)) == -EINTR)
-		;
 	if (__builtin_expect(ret == 1 && msg.len == side->size, 1))
 		return sluice_msg_data(&msg);
 	if (ret == 1)
@@ -195,6 +192,15 @@ LOOP const void *lanes_take(struct bench_side *side)
 	else
 		lanes_failed(side, "receiving", ret);
 	return NULL;
+}
+
+LOOP const void *lanes_take(struct bench_side *side)
+{
+	int ret;
+
+	while ((ret = sluice_recv_wait(conn, &msg, -1)) == -EINTR)
+		;
+	return lanes_taken(side, ret);
 }
 
 LOOP int lanes_done(struct bench_side *side)

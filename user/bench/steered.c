@@ -107,13 +107,7 @@ LOOP const void *steered_take(struct bench_side *side)
 			;
 		side->result->idle_ticks += clock_ticks() - start;
 	}
-	if (__builtin_expect(ret == 1 && msg.len == side->size, 1))
-		return sluice_msg_data(&msg);
-	if (ret == 1)
-		side_fail(side, "%u bytes came, not %zu", msg.len, side->size);
-	else
-		lanes_failed(side, "receiving", ret);
-	return NULL;
+	return lanes_taken(side, ret);
 }
 
 static int steered_plain_run(struct bench_side *side)

@@ -63,32 +63,6 @@ static int send_request(int socket, const struct sluice_control *request,
 	return sendmsg(socket, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
-/* Keeps the first *count fds of a message, closes the others. */
-static void keep_fds(struct msghdr *msg, int *fds, unsigned int *count)
-{
-	unsigned int room = count ? *count : 0, kept = 0;
-	struct cmsghdr *cmsg;
-	size_t i, n;
-	int fd;
-
-	for (cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg)) {
-		if (cmsg->cmsg_level != SOL_SOCKET ||
-		    cmsg->cmsg_type != SCM_RIGHTS)
-			continue;
-		n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		for (i = 0; i < n; i++) {
-			memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(int),
-			       sizeof(int));
-			if (kept < room)
-				fds[kept++] = fd;
-			else
-				close(fd);
-		}
-	}
-	if (count)
-		*count = kept;
-}
-
 /* 1: *reply; 0: sluiced is gone; -EAGAIN; -EPROTO: it is something else. */
 static int receive_reply(int socket, struct sluice_control *reply, int *fds,
 			 unsigned int *fd_count)
@@ -102,12 +76,15 @@ static int receive_reply(int socket, struct sluice_control *reply, int *fds,
 			      .msg_iovlen = 1,
 			      .msg_control = &control,
 			      .msg_controllen = sizeof(control) };
+	unsigned int room = fd_count ? *fd_count : 0, came;
 	ssize_t n;
 
 	n = recvmsg(socket, &msg, MSG_CMSG_CLOEXEC);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? -EAGAIN : 0;
-	keep_fds(&msg, fds, fd_count);
+	came = fds_take(&msg, fds, room);
+	if (fd_count)
+		*fd_count = came < room ? came : room;
 	if (n == 0)
 		return 0;
 	return n != sizeof(*reply) || msg.msg_flags & MSG_TRUNC ||

@@ -58,9 +58,10 @@ int frame_send(struct sluice_conn *conn, const struct sluice_frame *header,
 	}
 }
 
-static void take_fds(struct frame *frame, struct msghdr *msg)
+unsigned int fds_take(struct msghdr *msg, int *fds, unsigned int room)
 {
 	struct cmsghdr *cmsg;
+	unsigned int came = 0;
 	size_t i, count;
 	int fd;
 
@@ -72,13 +73,14 @@ static void take_fds(struct frame *frame, struct msghdr *msg)
 		for (i = 0; i < count; i++) {
 			memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(int),
 			       sizeof(int));
-			if (frame->fd_count < FRAME_FDS_MAX)
-				frame->fds[frame->fd_count] = fd;
+			if (came < room)
+				fds[came] = fd;
 			else
 				close(fd);
-			frame->fd_count++;
+			came++;
 		}
 	}
+	return came;
 }
 
 bool socket_hung_up(int fd)
@@ -133,7 +135,7 @@ int frame_recv(struct sluice_conn *conn, struct frame *frame, int flags)
 			return -errno;
 	} while (n < 0 || (!n && !msg.msg_controllen &&
 			   socket_hung_up(core->fd) && ++ends < SOCKET_ENDS));
-	take_fds(frame, &msg);
+	frame->fd_count = fds_take(&msg, frame->fds, FRAME_FDS_MAX);
 	if (ends == SOCKET_ENDS) {
 		frame_close(frame);
 		return 0;

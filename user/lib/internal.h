@@ -460,6 +460,8 @@ int frame_send(struct sluice_conn *conn, const struct sluice_frame *header,
  */
 int frame_recv(struct sluice_conn *conn, struct frame *frame, int flags);
 void frame_close(struct frame *frame);
+/* The fds of a message: keeps `room`, closes more. Returns how many came. */
+unsigned int fds_take(struct msghdr *msg, int *fds, unsigned int room);
 /* Has the peer closed, or shut down its sending side? */
 bool socket_hung_up(int fd);
 bool socket_writable(int fd);
