@@ -32,7 +32,10 @@ struct scene {
 static uint32_t landing_used(const struct scene *s)
 {
 	struct sluice_endpoint_info info;
+	short events;
 
+	/* The program is told of all that are free before the receiver sleeps. */
+	CHECK_EQ(sluice_arm(s->plain, SLUICE_RECV, &events), 0);
 	sluice_endpoint_info(s->options.endpoint, &info);
 	return info.landing_used;
 }
