@@ -387,7 +387,7 @@ TAP_TEST(bad_options)
 		STEERS_ENDPOINT(.conns = 131072),
 		STEERS_ENDPOINT(.landing = { 4096, 1, 0 }),
 		STEERS_ENDPOINT(.landing = { 0, 65537, 0 }),
-		STEERS_ENDPOINT(.flags = 1),
+		STEERS_ENDPOINT(.flags = 2),
 		STEERS_ENDPOINT(.resv = 1),
 	};
 
