@@ -38,7 +38,8 @@ SANITIZE := $(SANITIZE_$(SANITIZER))
 # What a fresh Debian 12 may lack. diffutils, sed and the like are essential.
 PACKAGES := gcc make libc6-dev g++ binutils libjansson-dev liburing-dev \
 	libbpf-dev libinih-dev libcap-ng-dev libsystemd-dev pkg-config clang \
-	bpftool spin gnuplot-nox clang-format shellcheck python3 perl
+	bpftool spin gnuplot-nox clang-format shellcheck python3 perl \
+	qemu-system-x86 busybox-static cpio
 
 Q := $(if $(filter 1,$(V)),,@)
 say = $(if $(filter 1,$(V)),,@printf '  %-8s %s\n' '$1' '$2')
@@ -85,7 +86,7 @@ export CC
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: all tests demo check suite bench asan tsan soak lint format deps \
+.PHONY: all tests demo check suite check-vm vm-shell vm-record bench asan tsan soak lint format deps \
 	load unload install uninstall clean help FORCE
 
 ## all: the library, the BPF programs, the tools and the examples (default)
@@ -237,6 +238,7 @@ $(TESTS_BUILT): $(O)/selftests/%: $(O)/obj/selftests/%.o \
 		$(call obj,$(HELPER_SRC)) $(LIB) $(O)/sources | $(O)/selftests
 	$(LINK_PROGRAM)
 
+$(TEST_TOOLS): LIBS = -lbpf
 $(TEST_TOOLS): $(O)/selftests/%: $(O)/obj/selftests/%.o $(LIB) | $(O)/selftests
 	$(LINK_PROGRAM)
 
@@ -259,6 +261,28 @@ check: deps
 # The tests alone.
 suite: tests
 	$(Q)selftests/run $(TESTS)
+
+KERNELS := 6.1 6.12 7.2
+KERNEL ?= $(KERNELS)
+## check-vm: every test in guests, see selftests/vm; KERNEL=6.12 TESTS="a b"
+check-vm: deps
+	+$(Q)$(SUBMAKE) tests
+	$(Q)status=0; \
+	VM_TESTS="$(or $(TESTS),all)" \
+		selftests/run $(addprefix vm-,$(KERNEL)) || status=$$?; \
+	selftests/vm/table $(KERNEL); \
+	exit $$status
+
+## vm-shell: a shell in a guest; KERNEL=6.12
+vm-shell: tests
+	$(Q)selftests/vm/initramfs $(O)/vm
+	$(Q)selftests/vm/boot $(lastword $(KERNEL)) shell $(O)/vm
+
+## vm-record: writes down what guests find, verifier.txt and probe.txt
+vm-record: tests
+	$(Q)for kernel in $(KERNEL); do \
+		selftests/vm/run --record $$kernel || exit; \
+	done
 
 ## bench: a short standard benchmark; BENCH_ARGS="..." are more options
 bench: deps
@@ -375,7 +399,7 @@ clean:
 
 ## help: this list
 help:
-	@sed -n 's/^## \([a-z]*\): /\1\t/p' Makefile | \
+	@sed -n 's/^## \([a-z-]*\): /\1\t/p' Makefile | \
 		while IFS="$$(printf '\t')" read -r target text; do \
 			printf '  make %-10s %s\n' "$$target" "$$text"; done
 	@echo 'O=$(O) V=1 WERROR=1 CC= CFLAGS= CPPFLAGS= LDFLAGS= DESTDIR= PREFIX='

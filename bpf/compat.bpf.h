@@ -42,6 +42,22 @@ static __always_inline bool wants_credentials(struct sock *sk)
 }
 
 /*
+ * Copies len bytes of a message, 1 to max; fails if it is none, or more. The
+ * verifier of 6.1 does not conclude from a comparison with 0 that a size is not
+ * 0, but from one with less than max. clang must not see what less is.
+ */
+static __always_inline long skb_load(struct __sk_buff *ctx, __u32 from,
+				     void *to, __u32 len, __u32 max)
+{
+	__u64 less = len - 1;
+
+	asm volatile("" : "+r"(less));
+	if (less >= max)
+		return -1;
+	return bpf_skb_load_bytes(ctx, from, to, less + 1);
+}
+
+/*
  * Fields of the sk_buff behind a context. From 6.2 on bpf_cast_to_kern_ctx()
  * would spare the call; 6.1 lacks it.
  */

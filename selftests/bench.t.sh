@@ -7,6 +7,7 @@
 # shellcheck source=selftests/tap.sh
 . "${0%/*}/tap.sh"
 
+tap_needs gnuplot
 if test "$(nproc)" -lt 2; then
 	tap_skip_all "two processes cannot be measured on one CPU"
 fi

@@ -6,6 +6,7 @@
 # copy, so that the tree under test is not touched. Limit: 600 s
 . "${0%/*}/tap.sh"
 
+tap_needs "${CC:-cc}" make
 test -z "${SLUICE_SANITIZER-}" ||
 	tap_skip_all 'the build is the same in every build'
 

@@ -7,6 +7,7 @@
 # shellcheck disable=SC2016
 . "${0%/*}/tap.sh"
 
+tap_needs "${CC:-cc}" make
 test -z "${SLUICE_SANITIZER-}" ||
 	tap_skip_all 'the harness is the same in every build'
 

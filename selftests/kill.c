@@ -326,7 +326,7 @@ TAP_EACH(kill, setting, settings)
 	 * every few rounds; a sanitizer keeps what was freed for a while.
 	 */
 	CHECK_LE(tap_mappings(), mappings + 10);
-	CHECK_LE(tap_resident(), resident + ((tap_slow > 1 ? 64l : 1l) << 20));
+	CHECK_LE(tap_resident(), resident + ((tap_sanitized ? 64l : 1l) << 20));
 	tap_diag("%llu messages arrived, in %llu of %d rounds",
 		 (unsigned long long)messages, (unsigned long long)rounds,
 		 ROUNDS);

@@ -51,7 +51,7 @@ static void check_use(const struct use *before, uint64_t count)
 	CHECK_LE(now.heap, before->heap + 1000 + 8 * count);
 	/* A sanitizer keeps what was freed for a while. */
 	CHECK_LE(now.resident,
-		 before->resident + (tap_slow > 1 ? 400l << 20 : 512l << 10));
+		 before->resident + (tap_sanitized ? 400l << 20 : 512l << 10));
 }
 
 /* The same `count` times over, of which the first 100 are to warm up. */

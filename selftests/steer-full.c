@@ -102,12 +102,13 @@ TAP_EACH(keep_views, keep, keeps)
 	steers_pair(&conn, &peer, &options);
 	pid = tap_fork();
 	if (!pid) {
-		for (uint64_t i = 0; i < 10000; i++)
+		for (uint64_t i = 0; i < 10000 / (uint64_t)tap_slow; i++)
 			steers_send(peer, 4, i, LEN_MAX);
 		_exit(0);
 	}
 	close(peer);
-	for (next.index = 0; next.index < 10000; next.index++) {
+	for (next.index = 0; next.index < 10000 / (uint64_t)tap_slow;
+	     next.index++) {
 		steers_wait(conn, &next.msg);
 		if (next.msg.kind == SLUICE_SLOT_INLINE) {
 			steers_check(sluice_msg_data(&next.msg), next.msg.len,

@@ -212,6 +212,9 @@ void steer_rig_attach(struct steer_rig *rig, int sock,
 	uint64_t cookie = cookie_of(sock);
 
 	CHECK_SYS(getsockopt(sock, SOL_SOCKET, SO_TYPE, &filled.type, &len));
+	/* Before 6.9 a socket has no room for another beside the last one. */
+	if (setsockopt(sock, SOL_SOCKET, SO_DETACH_FILTER, &len, sizeof(len)))
+		CHECK_EQ(errno, ENOENT);
 	CHECK_OK(bpf_map_update_elem(rig->conns_fd, &cookie, &filled,
 				     BPF_NOEXIST));
 	CHECK_SYS(setsockopt(sock, SOL_SOCKET, SO_ATTACH_BPF, &rig->prog_fd,

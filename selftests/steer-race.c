@@ -65,6 +65,11 @@ static struct {
 	bool about_to_sleep;
 } r;
 
+static uint32_t messages_of(const struct row *row)
+{
+	return row->messages / (uint32_t)tap_slow;
+}
+
 #define SLOW 100 /* messages at the end of each thread */
 
 static void send_one(int sock, struct note note, size_t size)
@@ -85,12 +90,13 @@ static void *send_all(void *data)
 	struct note note = { .thread = s->thread };
 
 	tap_random_stream(s->conn * THREADS_MAX + s->thread + 1);
-	for (note.number = 0; note.number < s->row->messages; note.number++) {
+	for (note.number = 0; note.number < messages_of(s->row);
+	     note.number++) {
 		send_one(s->sock, note, s->row->size);
 		if (s->row->sleep && tap_random_below(8) == 0)
 			tap_sleep(tap_random_below(200000));
 		/* Who shares a socket is seldom alone: at the end, slowly. */
-		if (note.number + SLOW > s->row->messages)
+		if (note.number + SLOW > messages_of(s->row))
 			tap_sleep(tap_random_below(2000000));
 	}
 	return NULL;
@@ -214,7 +220,7 @@ static void open_all(const struct row *row, int *from)
 	int i, pair[2];
 
 	r.row = row;
-	r.left = (uint64_t)row->conns * row->threads * row->messages;
+	r.left = (uint64_t)row->conns * row->threads * messages_of(row);
 	steer_rig_new(&r.rig, &geometry);
 	r.ring = &r.rig.rings[0];
 	for (i = 0; i < row->conns; i++) {

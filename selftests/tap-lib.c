@@ -22,12 +22,23 @@
 #include "tap-lib.h"
 
 #if defined(__SANITIZE_THREAD__)
-const int tap_slow = 10;
+const bool tap_sanitized = true;
+int tap_slow = 10;
 #elif defined(__SANITIZE_ADDRESS__)
-const int tap_slow = 4;
+const bool tap_sanitized = true;
+int tap_slow = 4;
 #else
-const int tap_slow = 1;
+const bool tap_sanitized = false;
+int tap_slow = 1;
 #endif
+
+__attribute__((constructor)) static void read_slow(void)
+{
+	const char *given = getenv("SLUICE_SLOW");
+	int times = given ? atoi(given) : 1;
+
+	tap_slow *= times > 0 ? times : 1;
+}
 
 static void say(const char *format, va_list args)
 {

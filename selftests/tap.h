@@ -27,10 +27,11 @@
  *
  *	build/selftests/X [--list] [case...]	a case, or all of "order"
  *	SLUICE_SEED=0x... 			repeats tap_random()
+ *	SLUICE_SLOW=8				for a machine that is 8 times as slow
  *
  * The whole program has 300 s under `make check`; a line "Limit: 600 s" in the
- * first comment of its source changes that (in scripts too). In sanitizer builds
- * every limit is longer, by tap_slow.
+ * first comment of its source changes that (in scripts too). In sanitizer builds and
+ * on slow machines every limit is longer, by tap_slow.
  */
 #ifndef TAP_H
 #define TAP_H
@@ -121,8 +122,13 @@ void tap_diag(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The case gets this many seconds from now on. */
 void tap_limit(unsigned int seconds);
 
-/* How much longer things take in this build: 1, more under a sanitizer. */
-extern const int tap_slow;
+/*
+ * How much longer things take: 1, more under a sanitizer, and $SLUICE_SLOW times
+ * that on a slow machine. Bounds on time are multiplied by it, long loops
+ * divided. What is more because of a sanitizer only, hangs on tap_sanitized.
+ */
+extern int tap_slow;
+extern const bool tap_sanitized;
 
 /* Build directory; "build/bin/name". Static memory. */
 const char *tap_build(void);

@@ -9,7 +9,8 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = os.environ.get("SLUICE_BUILD") or os.path.join(HERE, "..", "build")
 PEER_RUN = [sys.executable, os.path.join(HERE, "peer-run.py")]
-TIMEOUT = 300 if os.environ.get("SLUICE_SANITIZER") else 60  # s, of one test
+SLOW = int(os.environ.get("SLUICE_SLOW", 1))  # tap.h
+TIMEOUT = SLOW * (300 if os.environ.get("SLUICE_SANITIZER") else 60)  # s, of a test
 DIED = 3  # status of peer-run.py and interop-tool
 
 peer_run = importlib.import_module("peer-run")

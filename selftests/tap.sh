@@ -84,6 +84,17 @@ tap_skip_all()
 	exit 0
 }
 
+# Skips all where one of these tools is not there.
+tap_needs()
+{
+	local tool
+
+	for tool; do
+		command -v "$tool" >/dev/null ||
+			tap_skip_all "$tool is not installed (make deps installs it)"
+	done
+}
+
 tap_done()
 {
 	echo "1..$tap_count"

@@ -127,12 +127,27 @@ enum probe_result probe_iter_unix(char why[PROBE_WHY])
 	return result;
 }
 
-/* Whether the kernel makes a map for such operations: then it knows them. */
+/* Type information of a program with nothing but an int; NULL: none. */
+static struct btf *own_btf(void)
+{
+	struct btf *btf = btf__new_empty();
+
+	if (btf && btf__add_int(btf, "int", sizeof(int), BTF_INT_SIGNED) > 0 &&
+	    !btf__load_into_kernel(btf))
+		return btf;
+	btf__free(btf);
+	return NULL;
+}
+
+/*
+ * Whether the kernel makes a map for such operations: then it knows them. It
+ * wants the type information of the program they are to come from as well.
+ */
 enum probe_result probe_uring_ops(char why[PROBE_WHY])
 {
 	LIBBPF_OPTS(bpf_map_create_opts, opts);
 	enum probe_result result = PROBE_YES;
-	struct btf *btf = btf__load_vmlinux_btf();
+	struct btf *btf = btf__load_vmlinux_btf(), *own;
 	__s64 size;
 	int id, map;
 
@@ -144,6 +159,10 @@ enum probe_result probe_uring_ops(char why[PROBE_WHY])
 	btf__free(btf);
 	if (id <= 0)
 		return probe_no(why, "the kernel has no io_uring_bpf_ops");
+	own = own_btf();
+	if (!own)
+		return probe_failed(why, "loading type information");
+	opts.btf_fd = (__u32)btf__fd(own);
 	opts.btf_vmlinux_value_type_id = (__u32)id;
 	map = bpf_map_create(BPF_MAP_TYPE_STRUCT_OPS, "sluice_probe", 4,
 			     (__u32)size, 1, &opts);
@@ -151,5 +170,6 @@ enum probe_result probe_uring_ops(char why[PROBE_WHY])
 		result = probe_failed(why, "creating the map");
 	else
 		close(map);
+	btf__free(own);
 	return result;
 }

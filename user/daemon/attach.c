@@ -69,6 +69,26 @@ static int check_attach(const struct request *request)
 	return 0;
 }
 
+/*
+ * A new filter is charged to the socket before the old one is let go, and before
+ * 6.9 (net.core.optmem_max: 20 KiB) there is not room for two of this size: then
+ * the old one goes first. The socket has no entry yet, so that messages go to
+ * its queue with either program, and without one.
+ */
+static int attach_program(int fd, int program)
+{
+	for (int tries = 0; tries < 2; tries++) {
+		if (!setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, &program,
+				sizeof(program)))
+			return 0;
+		if (errno != ENOMEM ||
+		    setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &program,
+			       sizeof(program)))
+			return -1;
+	}
+	return -1;
+}
+
 int request_attach(struct request *request)
 {
 	const struct sluice_control_attach *attach = &request->frame.attach;
@@ -105,8 +125,7 @@ int request_attach(struct request *request)
 		return EDQUOT;
 	if (getsockopt(request->fd, SOL_SOCKET, SO_NETNS_COOKIE, &entry.netns,
 		       &len) ||
-	    setsockopt(request->fd, SOL_SOCKET, SO_ATTACH_BPF, &programs->steer,
-		       sizeof(programs->steer)))
+	    attach_program(request->fd, programs->steer))
 		return errno;
 	if (conn)
 		conn_free(tables, conn);

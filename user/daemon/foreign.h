@@ -16,7 +16,10 @@
 /* Once, in the main thread. 0 or -errno. */
 int foreign_init(void);
 
-/* False if it took longer than wait_ns and was interrupted. */
+/*
+ * False if it took longer than wait_ns and was interrupted, and this was for want
+ * of something else than a CPU.
+ */
 bool foreign_close(int fd, long wait_ns);
 
 #endif
