@@ -232,18 +232,19 @@ TAP_EACH(transfer, t, transfers)
 	start();
 	open_link(&link, t->sndbuf);
 	struct stream streams[] = {
-		{ link.client, 1, t->to_backend, t->piece, t->send_us, true },
-		{ link.backend, 2, t->to_client, t->piece, t->send_us, true },
-		{ link.backend, 1, t->to_backend, t->piece, t->receive_us,
-		  true },
-		{ link.client, 2, t->to_client, t->piece, t->receive_us, true },
+		{ .fd = link.client, .key = 1, .bytes = t->to_backend },
+		{ .fd = link.backend, .key = 2, .bytes = t->to_client },
+		{ .fd = link.backend, .key = 1, .bytes = t->to_backend },
+		{ .fd = link.client, .key = 2, .bytes = t->to_client },
 	};
 
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < 4; i++) {
+		streams[i].piece = t->piece;
+		streams[i].pause_us = i < 2 ? t->send_us : t->receive_us;
 		(i < 2 ? redirects_send : redirects_receive)(&streams[i]);
+	}
 	for (int i = 0; i < 4; i++)
 		redirects_join(&streams[i]);
-	wait_done(1);
 	tap_diag("through user space: %llu of %llu, %llu of %llu bytes",
 		 (unsigned long long)link.traffic.bytes[0],
 		 (unsigned long long)t->to_backend,
@@ -253,7 +254,6 @@ TAP_EACH(transfer, t, transfers)
 		CHECK_LE(link.traffic.bytes[0], t->to_backend / 2 + MIB);
 		CHECK_LE(link.traffic.bytes[1], t->to_client / 2 + MIB);
 	}
-	close(link.client);
-	close(link.backend);
+	close_link(&link);
 	stop();
 }

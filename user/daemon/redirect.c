@@ -18,6 +18,7 @@
 #include "maps.h"
 
 #define EVENTS_PER_ROUND 64
+#define REDIRECT_ROOM (2 << 20) /* the kernel doubles it */
 #ifndef SO_PASSRIGHTS
 #define SO_PASSRIGHTS 83 /* Linux 6.16 */
 #endif
@@ -221,13 +222,25 @@ static void reset_flow(struct redirect_pair *pair, enum pair_way way)
 	};
 }
 
+/*
+ * The kernel sends on while half of the send buffer is free. If it is not, it
+ * looks again a tick later, whatever happens before: so the receiver needs enough
+ * to read for that long.
+ */
+static void make_room(int fd)
+{
+	int room = REDIRECT_ROOM, off = 0;
+
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)))
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+	/* better an error than fds that disappear; older kernels have no such thing */
+	setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off));
+}
+
 /* Whatever fails here, the flows then are refused, and relayed. */
 static void add_target(struct redirect_pair *pair, struct side *side)
 {
-	int off = 0;
-
-	/* better an error than fds that disappear; older kernels have no such thing */
-	setsockopt(side->fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off));
+	make_room(side->fd);
 	side->cookie = sockmap_cookie(side->fd);
 	int r = sockmap_add_target(pair->redirect->sockmap, side->fd,
 				   side->cookie);
