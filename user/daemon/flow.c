@@ -161,6 +161,7 @@ static void relay(struct flow *flow)
 			if (n < 0 && flow->way == PAIR_TO_CLIENT &&
 			    redirect_unbegun(flow->pair))
 				return;
+			redirect_half_closed(flow);
 			flow_end(flow);
 			return;
 		}
@@ -193,9 +194,8 @@ uint32_t flow_wants_in(const struct flow *flow)
 	if (!flow_in_map(flow))
 		return flow->stuck ? 0 : EPOLLIN;
 	/* never readable again but for what the program has not seen */
-	return flow->state == REDIRECT_RACED ?
-		       EPOLLIN | EPOLLRDHUP | EPOLLET :
-		       EPOLLRDHUP;
+	return flow->state == REDIRECT_RACED ? EPOLLIN | EPOLLRDHUP | EPOLLET :
+					       EPOLLRDHUP;
 }
 
 uint32_t flow_wants_out(const struct flow *flow)

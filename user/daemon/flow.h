@@ -56,7 +56,8 @@ struct flow {
 	uint64_t direct; /* of them, those from the source */
 	uint64_t done; /* bytes that went to the receiver */
 	bool settled; /* the source was seen empty since it is one */
-	_Atomic uint64_t bytes, messages; /* redirected, once it has left the map */
+	_Atomic uint64_t bytes,
+		messages; /* redirected, once it has left the map */
 };
 
 struct side {
@@ -123,6 +124,9 @@ int64_t redirect_now(void);
  * The backend is gone, and may be replaced: the pair waits. False: it had begun.
  */
 bool redirect_unbegun(struct redirect_pair *pair);
+
+/* The sender has called shutdown(). */
+void redirect_half_closed(struct flow *flow);
 
 /* flow.c */
 /* Does what can be done. */

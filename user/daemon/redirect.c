@@ -4,6 +4,8 @@
  * ends with. flow.h says who does the rest.
  */
 #include <errno.h>
+#include <linux/sock_diag.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -206,8 +208,8 @@ static void settle_pair(struct redirect_pair *pair)
 			redirect_watch(&pair->sides[SIDE_HOLD + i],
 				       pair->flows[i].stuck ? 0 : EPOLLIN);
 	}
-	if (pair->dropped || (to->state == REDIRECT_ENDED &&
-			      from->state == REDIRECT_ENDED))
+	if (pair->dropped ||
+	    (to->state == REDIRECT_ENDED && from->state == REDIRECT_ENDED))
 		end_pair(pair);
 }
 
@@ -335,6 +337,36 @@ static void on_hangup(struct redirect_pair *pair, struct side *side)
 	flow_break(&pair->flows[backend ? PAIR_TO_BACKEND : PAIR_TO_CLIENT]);
 }
 
+/*
+ * A peer that calls shutdown() has its other end, ours, thrown out of the maps;
+ * whatever was on the way to it inside the kernel is dropped. Pairs are given to
+ * us if that is not to be expected; if it happens when nothing was on the way, no
+ * harm was done, and else the pair must not look as if all was well.
+ */
+void redirect_half_closed(struct flow *flow)
+{
+	struct redirect_pair *pair = flow->pair;
+	struct side *side = flow_in(flow);
+	struct flow *back = &pair->flows[!flow->way];
+	uint32_t meminfo[SK_MEMINFO_VARS] = { 0 };
+	socklen_t len = sizeof(meminfo);
+	struct pollfd pollfd = { .fd = side->fd };
+
+	/* it has closed: nothing that was for it matters */
+	if (poll(&pollfd, 1, 0) < 0 || pollfd.revents & POLLHUP)
+		return;
+	sockmap_add_target(pair->redirect->sockmap, side->fd, side->cookie);
+	getsockopt(side->fd, SOL_SOCKET, SO_MEMINFO, meminfo, &len);
+	if (flow_in_map(back) &&
+	    (meminfo[SK_MEMINFO_DROPS] || redirect_slot(back)->lost)) {
+		log_client("a %s called shutdown() while data was on the way "
+			   "to it, which is lost: the connection ends; its "
+			   "service should have half-close = yes",
+			   flow->way == PAIR_TO_CLIENT ? "backend" : "client");
+		pair->dropped = true;
+	}
+}
+
 static void on_event(struct side *side, uint32_t events)
 {
 	struct redirect_pair *pair = side->pair;
@@ -355,6 +387,7 @@ static void on_event(struct side *side, uint32_t events)
 	    !from->in_ended) {
 		from->in_ended = true;
 		from->pause = 0;
+		redirect_half_closed(from);
 	}
 	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP))
 		flow_run(from);
@@ -389,7 +422,8 @@ static int64_t run_timers(struct redirect *redirect)
 				flow->look_at = 0;
 		}
 		settle_pair(pair);
-		for (int i = 0; i < 2 && pair->sides[SIDE_CLIENT].fd >= 0; i++) {
+		for (int i = 0; i < 2 && pair->sides[SIDE_CLIENT].fd >= 0;
+		     i++) {
 			int64_t at = pair->flows[i].look_at;
 
 			if (!at)
@@ -634,7 +668,8 @@ struct redirect_event *redirect_events(struct redirect *redirect)
 
 void redirect_free(struct redirect_pair *pair)
 {
-	send_letter(pair, LETTER_FREE, -1); /* after another that may be there */
+	send_letter(pair, LETTER_FREE,
+		    -1); /* after another that may be there */
 }
 
 void redirect_stop(struct redirect *redirect)
