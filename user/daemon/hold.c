@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <linux/sockios.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -99,24 +100,27 @@ static bool read_hold(struct flow *flow)
 
 /*
  * Receives what lags, which was sent on, so that nothing does any more. In one
- * call, which locks the queue; what the program takes before it would be out of
- * order. It takes nothing while the sender is full. If the sender is not, it has
- * been calm, and whether it was during the call, too, can be told afterwards: all
- * that is charged to it is in the queue, and the program has held nothing.
+ * call, which locks the queue; it must get what was peeked, and not what comes
+ * after that because the program has taken some of it meanwhile. The program takes
+ * nothing while the sender is full. If the sender was calm and went on just now,
+ * the bytes tell: they are others. (Unless it repeats itself, with the length of
+ * what it has just sent as the period: then, and if that is not a fraction of what
+ * lagged, nobody could know.)
  */
-static void take_lagging(struct flow *flow, unsigned char *data, size_t len,
-			 bool full)
+static void take_lagging(struct flow *flow, const unsigned char *peeked,
+			 size_t len)
 {
-	ssize_t n = recv(flow_in(flow)->fd, data, len, MSG_DONTWAIT);
-	uint32_t found =
-		sockmap_look(redirect_sockmap(flow), flow_in(flow)->cookie);
+	unsigned char *data = malloc(len);
+	ssize_t n = -1;
 
-	if (n < 0 || (size_t)n != len ||
-	    (!full && (!(found & SOCKMAP_LOOK_F_QUIET) || !caught_up(flow)))) {
+	if (!data)
+		return;
+	n = recv(flow_in(flow)->fd, data, len, MSG_DONTWAIT);
+	if (n < 0 || (size_t)n != len || memcmp(data, peeked, len)) {
 		log_client("a stream cannot be told any more: it ends");
 		flow->pair->dropped = true;
-		return;
 	}
+	free(data);
 	flow->direct += len;
 	flow->read += len;
 	flow->settled = true;
@@ -142,7 +146,8 @@ static bool is_calm(struct flow *flow)
  * Sends on what lags at the source, if nothing moved while it was peeked: all
  * that was taken before it was read, and what is charged to the sender is there.
  */
-static void pass_lagging(struct flow *flow, unsigned char *data, size_t len)
+static void pass_lagging(struct flow *flow, const unsigned char *data,
+			 size_t len)
 {
 	uint64_t skip = flow->done - flow->read;
 	uint32_t found =
@@ -158,10 +163,8 @@ static void pass_lagging(struct flow *flow, unsigned char *data, size_t len)
 		if (!flow_send(flow, data + skip, len - (size_t)skip))
 			return;
 	}
-	if (found & SOCKMAP_LOOK_F_FULL)
-		take_lagging(flow, data, len, true);
-	else if (is_calm(flow))
-		take_lagging(flow, data, len, false);
+	if (found & SOCKMAP_LOOK_F_FULL || is_calm(flow))
+		take_lagging(flow, data, len);
 }
 
 static void peek_lagging(struct flow *flow)
