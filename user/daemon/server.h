@@ -16,6 +16,7 @@
 
 #include "config.h"
 #include "programs.h"
+#include "socketfile.h"
 #include "tables.h"
 #include "worker.h"
 
@@ -39,7 +40,7 @@ struct server {
 	int epoll;
 	struct source listener, signals, jobs, refusals;
 	struct ring_buffer *refused; /* what bpf/guard.bpf.c dropped */
-	bool bound; /* the listener's name is ours to remove */
+	struct socket_file file; /* the listener's, if it is ours to remove */
 	bool listening; /* the listener is in the epoll set */
 	bool draining;
 	bool stopping;

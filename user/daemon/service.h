@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/*
+ * Services: names that sluiced listens on, and whose connections it gives to
+ * backends. All is the main thread's.
+ *
+ *   service.c  the services of the configuration, listening and refusing
+ *   backend.c  which backends are up, and which one is next
+ *   flow.c     connections: from accept() to their end
+ *   bind.c     backends that bind at run time: requests of clients
+ *
+ * A backend of the configuration is a path. It is looked at PROBE_UP_NS after
+ * the last time while it is up, and PROBE_DOWN_NS while it is not, by a connect
+ * with a wrong type, which its server does not see; a connect that it refuses
+ * takes it out at once. A service that has no backend closes its socket but leaves
+ * the name: that refuses connects.
+ *
+ * A service that leaves the configuration lives on, closed, for its connections.
+ */
+#ifndef SLUICED_SERVICE_H
+#define SLUICED_SERVICE_H
+
+#include "server.h"
+#include "socketfile.h"
+#include "switch.h"
+
+#define PROBE_UP_NS 1000000000ll
+#define PROBE_DOWN_NS 200000000ll
+#define ACCEPTS_MAX 64 /* of a bound backend, not answered */
+
+struct accept_request {
+	uint32_t serial;
+	struct sluice_control_accept accept;
+	uint64_t endpoint;
+};
+
+struct backend {
+	struct backend *next;
+	struct service *service;
+	char path[SERVICE_PATH_SIZE]; /* empty: bound at run time */
+	bool up;
+	bool removed; /* gone, but for its connections */
+	bool complained; /* the log says why it is down */
+	uint32_t flows;
+	uint64_t round; /* the last in which it had no room */
+	uint64_t identity; /* for hash-uid */
+	int64_t probe_at; /* path */
+	/* bound at run time */
+	struct client *client; /* NULL: it has gone */
+	uint32_t binding;
+	uint64_t owner; /* bound: the client's socket */
+	struct accept_request accepts[ACCEPTS_MAX]; /* a ring */
+	unsigned int accept_first, accept_count;
+};
+
+struct service_user {
+	struct service_user *next;
+	uid_t uid;
+	uint32_t flows;
+};
+
+enum flow_path { FLOW_RELAY, FLOW_HANDED, FLOW_PATHS };
+
+struct flow {
+	struct flow *next, **at; /* in service->flows */
+	struct service *service;
+	struct backend *backend; /* NULL: waits for one with room */
+	struct service_user *user;
+	enum flow_path path;
+	int client; /* the fd, until it is passed on */
+	struct pair *pair; /* RELAY */
+	uint64_t cookie; /* HANDED: of the client's socket here */
+	uint32_t seen; /* HANDED: the last walk that met it */
+	unsigned int moves; /* from one backend to another */
+};
+
+struct service {
+	struct source source; /* first: what is watched */
+	struct service *next;
+	struct server *server;
+	struct service_config config;
+	struct socket_file file;
+	bool removed;
+	bool complained; /* the log says why it does not listen */
+	bool paused; /* it listens, but is not watched */
+	struct backend *backends;
+	struct backend *last; /* that was chosen */
+	uint64_t round;
+	struct service_user *users;
+	struct flow *flows;
+	uint32_t flow_count[FLOW_PATHS];
+	uint32_t waiting; /* flows without a backend */
+	struct traffic traffic;
+	uint64_t accepted, refused;
+};
+
+struct services {
+	struct service *first;
+	struct switcher *switcher; /* NULL: not needed, or no io_uring */
+	struct source events; /* of the switch */
+	int64_t tick_at; /* 0: never */
+	uint32_t last_binding;
+};
+
+/* For server.c ------------------------------------------------------------- */
+
+/* What the configuration says; also at a reload. */
+void services_apply(struct server *server);
+void services_tick(struct server *server);
+void services_stop(struct server *server);
+
+/* For client.c and sweep.c ------------------------------------------------- */
+
+void services_client_gone(struct server *server, struct client *client);
+/* A walk over all sockets has met one; and what none has met is gone. */
+void services_seen(struct server *server, uint64_t cookie);
+void services_drop_unseen(struct server *server, uint32_t since);
+uint32_t services_handed(const struct server *server);
+
+/* Internal ----------------------------------------------------------------- */
+
+/* Listens if there is a backend, refuses if there is none. */
+void service_update(struct service *service);
+/* Accepts no more for now, or again. */
+void service_pause(struct service *service, bool paused);
+void service_free_if_over(struct service *service);
+
+void backends_apply(struct service *service,
+		    const struct service_config *config);
+struct backend *backend_new(struct service *service, const char *path);
+void backend_remove(struct backend *backend);
+bool backend_usable(const struct backend *backend);
+/* Who is next for that uid, but those that had no room in this round. */
+struct backend *backend_choose(struct service *service, uid_t uid);
+void backend_down(struct backend *backend, int error);
+void backend_probe(struct backend *backend, int64_t now);
+/* A connected, blocking socket; -EAGAIN: no room now; -errno. */
+int backend_connect(const struct backend *backend);
+
+void flow_accept(struct service *service);
+/* Those that wait for a backend. */
+void flow_retry(struct service *service);
+void flow_on_events(struct server *server, struct source *source,
+		    uint32_t events);
+/* All that wait, when no backend is left. */
+void flow_refuse_waiting(struct service *service);
+
+/* The fd goes to a bound backend that has asked for one. */
+void bind_hand_over(struct backend *backend, struct flow *flow, int fd);
+
+#endif
