@@ -308,7 +308,7 @@ static char *read_line(char *line, int size, void *arg)
 
 static bool is_name(const char *name)
 {
-	return *name && strlen(name) < SERVICE_NAME_SIZE &&
+	return *name && strlen(name) < SLUICE_SERVICE_NAME_SIZE &&
 	       !name[strspn(name, "abcdefghijklmnopqrstuvwxyz"
 				  "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 				  "0123456789_.-")];
@@ -324,7 +324,7 @@ static struct service_config *service_of(struct reading *reading,
 		fail(reading,
 		     "[service %s]: the name must have 1 to %d "
 		     "letters, digits, '.', '_' or '-'",
-		     name, SERVICE_NAME_SIZE - 1);
+		     name, SLUICE_SERVICE_NAME_SIZE - 1);
 		return NULL;
 	}
 	for (; *at; at = &(*at)->next) {

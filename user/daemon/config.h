@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <sluice/uapi.h>
+
 #include "log.h"
 
 #define CONFIG_FILE "/etc/sluice/sluiced.conf"
@@ -23,7 +25,6 @@ struct limits {
 	uint64_t clients_per_uid; /* connections to the control socket */
 };
 
-#define SERVICE_NAME_SIZE 32
 #define SERVICE_PATH_SIZE 108
 #define PATHS_MAX 16
 
@@ -38,7 +39,7 @@ enum balance { BALANCE_ROUND_ROBIN, BALANCE_LEAST, BALANCE_HASH_UID };
 /* [service NAME] */
 struct service_config {
 	struct service_config *next; /* as in the file */
-	char name[SERVICE_NAME_SIZE];
+	char name[SLUICE_SERVICE_NAME_SIZE];
 	char listen[SERVICE_PATH_SIZE];
 	int type; /* SOCK_STREAM, ... */
 	struct paths backends;

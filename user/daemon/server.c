@@ -22,6 +22,7 @@
 #include "privileges.h"
 #include "request.h"
 #include "run.h"
+#include "service.h"
 
 #define EVENTS_PER_ROUND 64
 
@@ -68,9 +69,12 @@ static void reload(struct server *server)
 	sd_notify(0, "RELOADING=1");
 	if (options_config(server->options, &config, error, sizeof(error))) {
 		log_error("%s; the old configuration stays", error);
+		config_free(&config);
 	} else {
 		keep_fixed(&server->config, &config);
+		config_free(&server->config);
 		server->config = config;
+		services_apply(server);
 		log_set_level(config.log_level);
 		log_info("configuration read again");
 	}
@@ -199,6 +203,8 @@ int server_start(struct server *server)
 		r = worker_start(&server->worker, &server->programs,
 				 server->jobs.fd);
 	server->sweep_at = server_now();
+	if (!r)
+		services_apply(server);
 	return r;
 }
 
@@ -212,6 +218,8 @@ static void run_deadlines(struct server *server)
 		listener_resume(server);
 	if (server->orphans_until && now >= server->orphans_until)
 		takeover_expire(server);
+	if (server->services->tick_at && now >= server->services->tick_at)
+		services_tick(server);
 	if (now >= server->sweep_at) {
 		sweep(server);
 		server->sweep_at = now + (int64_t)server->config.sweep_seconds *
@@ -228,6 +236,8 @@ static int time_left(const struct server *server)
 		next = server->listen_at;
 	if (server->orphans_until && server->orphans_until < next)
 		next = server->orphans_until;
+	if (server->services->tick_at && server->services->tick_at < next)
+		next = server->services->tick_at;
 	left = next - server_now();
 	return left <= 0 ? 0 : (int)(left / 1000000 + 1);
 }
@@ -277,6 +287,7 @@ static void remove_all(struct server *server)
 void server_stop(struct server *server)
 {
 	listener_close(server);
+	services_stop(server);
 	if (server->worker)
 		worker_stop(server->worker);
 	if (server->worker && server->config.unload)

@@ -35,6 +35,7 @@ struct server {
 	struct programs programs;
 	struct worker *worker;
 	struct tables tables;
+	struct services *services;
 	struct client *clients;
 	struct client *closed; /* to be freed after this round of events */
 	int epoll;

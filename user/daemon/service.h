@@ -19,19 +19,21 @@
 #ifndef SLUICED_SERVICE_H
 #define SLUICED_SERVICE_H
 
+#include <sluice/uapi.h>
+#include <sys/socket.h>
+
+#include "redirect.h"
 #include "server.h"
 #include "socketfile.h"
 #include "switch.h"
 
 #define PROBE_UP_NS 1000000000ll
 #define PROBE_DOWN_NS 200000000ll
+/* After a connection has ended: not for each of many. */
+#define SUSPECT_NS 20000000ll
+#define TICK_NS 100000000ll
+#define TICK_WAITING_NS 10000000ll
 #define ACCEPTS_MAX 64 /* of a bound backend, not answered */
-
-struct accept_request {
-	uint32_t serial;
-	struct sluice_control_accept accept;
-	uint64_t endpoint;
-};
 
 struct backend {
 	struct backend *next;
@@ -47,8 +49,7 @@ struct backend {
 	/* bound at run time */
 	struct client *client; /* NULL: it has gone */
 	uint32_t binding;
-	uint64_t owner; /* bound: the client's socket */
-	struct accept_request accepts[ACCEPTS_MAX]; /* a ring */
+	uint32_t accepts[ACCEPTS_MAX]; /* a ring of their serials */
 	unsigned int accept_first, accept_count;
 };
 
@@ -58,18 +59,26 @@ struct service_user {
 	uint32_t flows;
 };
 
-enum flow_path { FLOW_RELAY, FLOW_HANDED, FLOW_PATHS };
+enum flow_path {
+	FLOW_RELAY, /* by the switch */
+	FLOW_REDIRECT,
+	FLOW_HANDED, /* the backend has the client's socket */
+	FLOW_PATHS,
+};
 
 struct flow {
 	struct flow *next, **at; /* in service->flows */
 	struct service *service;
 	struct backend *backend; /* NULL: waits for one with room */
 	struct service_user *user;
+	struct ucred peer;
 	enum flow_path path;
 	int client; /* the fd, until it is passed on */
 	struct pair *pair; /* RELAY */
+	struct redirect_pair *redirect;
 	uint64_t cookie; /* HANDED: of the client's socket here */
 	uint32_t seen; /* HANDED: the last walk that met it */
+	bool leaving; /* nobody takes it: its engine ends it */
 	unsigned int moves; /* from one backend to another */
 };
 
@@ -86,7 +95,7 @@ struct service {
 	struct backend *last; /* that was chosen */
 	uint64_t round;
 	struct service_user *users;
-	struct flow *flows;
+	struct flow *flows, **flows_last; /* the oldest first */
 	uint32_t flow_count[FLOW_PATHS];
 	uint32_t waiting; /* flows without a backend */
 	struct traffic traffic;
@@ -95,10 +104,13 @@ struct service {
 
 struct services {
 	struct service *first;
-	struct switcher *switcher; /* NULL: not needed, or no io_uring */
-	struct source events; /* of the switch */
+	bool started;
+	struct switcher *switcher; /* NULL: no io_uring */
+	struct redirect *redirect; /* NULL: not on this kernel */
+	struct source switched, redirected; /* their events */
 	int64_t tick_at; /* 0: never */
 	uint32_t last_binding;
+	void *handed; /* tsearch(3) tree of flows by cookie */
 };
 
 /* For server.c ------------------------------------------------------------- */
@@ -111,13 +123,15 @@ void services_stop(struct server *server);
 /* For client.c and sweep.c ------------------------------------------------- */
 
 void services_client_gone(struct server *server, struct client *client);
-/* A walk over all sockets has met one; and what none has met is gone. */
+/* As a walk over all sockets meets them; and those it has not met are gone. */
 void services_seen(struct server *server, uint64_t cookie);
-void services_drop_unseen(struct server *server, uint32_t since);
-uint32_t services_handed(const struct server *server);
+uint32_t services_drop_unseen(struct server *server, uint32_t since,
+			      bool count_only);
 
 /* Internal ----------------------------------------------------------------- */
 
+/* NULL: there is none. */
+struct service *service_find(const struct services *services, const char *name);
 /* Listens if there is a backend, refuses if there is none. */
 void service_update(struct service *service);
 /* Accepts no more for now, or again. */
@@ -128,6 +142,8 @@ void backends_apply(struct service *service,
 		    const struct service_config *config);
 struct backend *backend_new(struct service *service, const char *path);
 void backend_remove(struct backend *backend);
+/* One flow less. */
+void backend_put(struct backend *backend);
 bool backend_usable(const struct backend *backend);
 /* Who is next for that uid, but those that had no room in this round. */
 struct backend *backend_choose(struct service *service, uid_t uid);
@@ -139,12 +155,14 @@ int backend_connect(const struct backend *backend);
 void flow_accept(struct service *service);
 /* Those that wait for a backend. */
 void flow_retry(struct service *service);
-void flow_on_events(struct server *server, struct source *source,
-		    uint32_t events);
+void flow_on_switched(struct server *server, struct source *source,
+		      uint32_t events);
+void flow_on_redirected(struct server *server, struct source *source,
+			uint32_t events);
 /* All that wait, when no backend is left. */
 void flow_refuse_waiting(struct service *service);
 
 /* The fd goes to a bound backend that has asked for one. */
-void bind_hand_over(struct backend *backend, struct flow *flow, int fd);
+void bind_hand_over(struct backend *backend, const struct ucred *peer, int fd);
 
 #endif

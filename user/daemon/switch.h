@@ -16,22 +16,14 @@
 #ifndef SLUICED_SWITCH_H
 #define SLUICED_SWITCH_H
 
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
+#include "pair.h"
 
 #define SWITCH_PIECE 65536
-
-/* What passed: [0] towards the backend, [1] from it. Any thread adds. */
-struct traffic {
-	_Atomic uint64_t bytes[2];
-	_Atomic uint64_t messages[2]; /* of a stream: pieces */
-};
 
 enum switch_end {
 	SWITCH_DONE, /* both ways have ended */
 	SWITCH_FDS, /* a message carried fds, which are closed */
-	SWITCH_SIZE, /* a message was larger than SWITCH_MESSAGE_MAX() */
+	SWITCH_SIZE, /* a message was larger than those without privilege can be */
 	/*
 	 * The backend went before it took anything: switch_resume() with another
 	 * one, which gets what was sent, or switch_drop().

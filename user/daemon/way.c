@@ -13,57 +13,13 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-#define ENTRIES 1024
 #define FIRST_MAX 16384 /* one skb, which is read as a whole */
 
-/* What a completion is of: in the low bits of its way's address. */
-enum operation { MAIL, RECEIVE, SEND, HANGUP };
-#define OPERATIONS 7ul
-
-/* Buffers ----------------------------------------------------------------- */
-
-static void receive(struct way *way);
-
-static void offer_buffer(struct thread *thread, int buffer)
-{
-	io_uring_buf_ring_add(thread->buffers,
-			      thread->memory + (size_t)buffer * thread->size,
-			      thread->size, (unsigned short)buffer,
-			      io_uring_buf_ring_mask(BUFFERS), 0);
-	io_uring_buf_ring_advance(thread->buffers, 1);
-}
-
-static void give_back(struct thread *thread, int buffer)
-{
-	struct way *way = thread->starved;
-
-	offer_buffer(thread, buffer);
-	if (!way)
-		return;
-	thread->starved = way->next_starved;
-	if (!thread->starved)
-		thread->starved_last = &thread->starved;
-	way->pair->operations--;
-	receive(way);
-}
-
-/* Counts as an operation, so that its pair stays. */
-static void starve(struct way *way)
-{
-	struct thread *thread = way->pair->thread;
-
-	way->receiving = true;
-	way->pair->operations++;
-	way->next_starved = NULL;
-	*thread->starved_last = way;
-	thread->starved_last = &way->next_starved;
-}
+/* Pieces ------------------------------------------------------------------ */
 
 static void drop(struct thread *thread, struct piece *piece)
 {
@@ -75,7 +31,7 @@ static void drop(struct thread *thread, struct piece *piece)
 		free(piece->at);
 	piece->at = NULL;
 	if (buffer >= 0)
-		give_back(thread, buffer);
+		ring_give_back(thread, buffer);
 }
 
 /* Out of the thread's buffer, if there is memory. */
@@ -92,65 +48,7 @@ static void make_own(struct thread *thread, struct piece *piece)
 	memcpy(copy, piece->at, piece->length);
 	piece->at = copy;
 	piece->buffer = PIECE_OWN;
-	give_back(thread, buffer);
-}
-
-/* Operations -------------------------------------------------------------- */
-
-static struct io_uring_sqe *get_sqe(struct thread *thread)
-{
-	struct io_uring_sqe *sqe;
-
-	while (!(sqe = io_uring_get_sqe(&thread->ring)))
-		io_uring_submit(&thread->ring);
-	return sqe;
-}
-
-static void submit(struct way *way, struct io_uring_sqe *sqe,
-		   enum operation operation)
-{
-	io_uring_sqe_set_data64(sqe, (uintptr_t)way | operation);
-	way->pair->operations++;
-}
-
-static void receive(struct way *way)
-{
-	struct pair *pair = way->pair;
-	struct io_uring_sqe *sqe = get_sqe(pair->thread);
-	bool stream = pair->type == SOCK_STREAM;
-
-	way->iov = (struct iovec){
-		.iov_len = stream ? SWITCH_PIECE : pair->thread->size,
-	};
-	way->header = (struct msghdr){
-		.msg_iov = &way->iov,
-		.msg_iovlen = 1,
-		.msg_control = stream ? NULL : way->control,
-		.msg_controllen = stream ? 0 : sizeof(way->control),
-	};
-	way->receiving = true;
-	io_uring_prep_recvmsg(sqe, way->in, &way->header, 0);
-	sqe->flags |= IOSQE_BUFFER_SELECT;
-	sqe->buf_group = 0;
-	submit(way, sqe, RECEIVE);
-}
-
-static void send_data(struct way *way, int flags)
-{
-	struct io_uring_sqe *sqe = get_sqe(way->pair->thread);
-
-	way->sending = true;
-	io_uring_prep_send(sqe, way->out, way->data.at + way->sent,
-			   way->data.length - way->sent, flags | MSG_NOSIGNAL);
-	submit(way, sqe, SEND);
-}
-
-static void watch_hangup(struct way *way)
-{
-	struct io_uring_sqe *sqe = get_sqe(way->pair->thread);
-
-	io_uring_prep_poll_add(sqe, way->in, 0);
-	submit(way, sqe, HANGUP);
+	ring_give_back(thread, buffer);
 }
 
 static bool hung_up(int fd)
@@ -174,11 +72,12 @@ static void end(struct pair *pair, enum switch_end how)
 	shutdown(pair->ways[1].in, SHUT_RDWR);
 }
 
-static void free_pieces(struct pair *pair)
+void pair_close(struct pair *pair)
 {
 	for (int i = 0; i < 2; i++) {
 		drop(pair->thread, &pair->ways[i].data);
 		drop(pair->thread, &pair->ways[i].held);
+		close(pair->ways[i].in);
 	}
 	drop(pair->thread, &pair->first);
 }
@@ -187,9 +86,7 @@ static void leave_if_over(struct pair *pair)
 {
 	if (!pair->ending || pair->operations)
 		return;
-	free_pieces(pair);
-	close(pair->ways[0].in);
-	close(pair->ways[1].in);
+	pair_close(pair);
 	*pair->at = pair->next;
 	if (pair->next)
 		pair->next->at = pair->at;
@@ -211,7 +108,7 @@ static void pass_end(struct way *way)
 	if (hung_up(way->in))
 		shutdown(way->out, SHUT_RDWR);
 	else
-		watch_hangup(way);
+		ring_watch_hangup(way);
 	end_if_both_passed(way->pair);
 }
 
@@ -301,10 +198,10 @@ static void resume(struct pair *pair, int backend)
 	}
 	way->sent = 0;
 	if (way->data.at)
-		send_data(way, MSG_DONTWAIT);
+		ring_send(way, MSG_DONTWAIT);
 	else
 		next_piece(way);
-	receive(&pair->ways[1]);
+	ring_receive(&pair->ways[1]);
 }
 
 /* Ways -------------------------------------------------------------------- */
@@ -316,12 +213,12 @@ static void next_piece(struct way *way)
 		way->data = way->held;
 		way->held.at = NULL;
 		way->sent = 0;
-		send_data(way, MSG_DONTWAIT);
+		ring_send(way, MSG_DONTWAIT);
 	} else if (way->ended) {
 		if (!way->passed)
 			pass_end(way);
 	} else if (!way->receiving) {
-		receive(way);
+		ring_receive(way);
 	}
 }
 
@@ -343,7 +240,7 @@ static void take_piece(struct way *way, struct piece piece)
 	} else {
 		way->data = piece;
 		way->sent = 0;
-		send_data(way, MSG_DONTWAIT);
+		ring_send(way, MSG_DONTWAIT);
 	}
 }
 
@@ -383,11 +280,11 @@ static void on_receive(struct way *way, int result, struct piece piece)
 		return;
 	}
 	if (result == -ENOBUFS) {
-		starve(way);
+		ring_starve(way);
 	} else if (result < 0) {
 		/* the reset is told once, and before what is queued */
 		pair->lost |= way->from_backend && result == -ECONNRESET;
-		receive(way);
+		ring_receive(way);
 	} else if (way->header.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) {
 		drop(pair->thread, &piece);
 		end(pair, way->header.msg_flags & MSG_CTRUNC ? SWITCH_FDS :
@@ -430,7 +327,7 @@ static void on_sent(struct way *way, uint32_t bytes)
 	if (way->sent < way->data.length) {
 		if (!way->from_backend)
 			begin(pair); /* it may have read a part */
-		send_data(way, MSG_DONTWAIT);
+		ring_send(way, MSG_DONTWAIT);
 		return;
 	}
 	if (!way->from_backend && !pair->begun)
@@ -451,7 +348,7 @@ static void on_send(struct way *way, int result)
 		drop(pair->thread, &way->data);
 	} else if (result == -EAGAIN || result == -EINTR) {
 		make_own(pair->thread, &way->data);
-		send_data(way, 0);
+		ring_send(way, 0);
 	} else if (result < 0) {
 		on_send_error(way);
 	} else {
@@ -513,8 +410,8 @@ void pair_handle(struct pair *pair, enum letter_type type, int fd)
 		if (pair->next)
 			pair->next->at = &pair->next;
 		thread->pairs = pair;
-		receive(&pair->ways[0]);
-		receive(&pair->ways[1]);
+		ring_receive(&pair->ways[0]);
+		ring_receive(&pair->ways[1]);
 		break;
 	case LETTER_RESUME:
 		resume(pair, fd);
@@ -525,87 +422,7 @@ void pair_handle(struct pair *pair, enum letter_type type, int fd)
 	}
 }
 
-/* Threads ----------------------------------------------------------------- */
-
-/* Nobody without privilege can send a message that is larger. */
-static uint32_t message_max(void)
-{
-	FILE *file = fopen("/proc/sys/net/core/wmem_max", "re");
-	unsigned int max = 0;
-
-	if (file) {
-		if (fscanf(file, "%u", &max) != 1)
-			max = 0;
-		fclose(file);
-	}
-	if (max > (1u << 30) / 2)
-		max = (1u << 30) / 2;
-	max = max * 2 < 262144 ? 262144 : max * 2;
-	return (max + 4095) / 4096 * 4096;
-}
-
-static int open_buffers(struct thread *thread)
-{
-	struct io_uring_buf_reg reg = { .ring_entries = BUFFERS };
-	void *memory;
-	int r;
-
-	thread->size = message_max();
-	memory = mmap(NULL, (size_t)thread->size * BUFFERS + 4096,
-		      PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (memory == MAP_FAILED)
-		return -errno;
-	thread->buffers = memory;
-	thread->memory = (unsigned char *)memory + 4096;
-	reg.ring_addr = (uintptr_t)memory;
-	r = io_uring_register_buf_ring(&thread->ring, &reg, 0);
-	if (r)
-		return r;
-	io_uring_buf_ring_init(thread->buffers);
-	for (int i = 0; i < BUFFERS; i++)
-		offer_buffer(thread, i);
-	return 0;
-}
-
-static void read_mail_later(struct thread *thread)
-{
-	struct io_uring_sqe *sqe = get_sqe(thread);
-
-	io_uring_prep_read(sqe, thread->mail_fd, &thread->mails,
-			   sizeof(thread->mails), 0);
-	io_uring_sqe_set_data64(sqe, MAIL);
-}
-
-int thread_open(struct thread *thread)
-{
-	struct io_uring_params params = {
-		.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SINGLE_ISSUER |
-			 IORING_SETUP_DEFER_TASKRUN,
-		.cq_entries = 4 * ENTRIES,
-	};
-	int r = io_uring_queue_init_params(ENTRIES, &thread->ring, &params);
-
-	if (r == -EINVAL) {
-		params = (struct io_uring_params){
-			.flags = IORING_SETUP_CQSIZE,
-			.cq_entries = 4 * ENTRIES,
-		};
-		r = io_uring_queue_init_params(ENTRIES, &thread->ring, &params);
-	}
-	if (r)
-		return r;
-	thread->starved_last = &thread->starved;
-	r = open_buffers(thread);
-	if (r) {
-		io_uring_queue_exit(&thread->ring);
-		return r;
-	}
-	read_mail_later(thread);
-	return 0;
-}
-
-static void complete(struct thread *thread, const struct io_uring_cqe *cqe)
+void pair_complete(struct thread *thread, const struct io_uring_cqe *cqe)
 {
 	struct way *way =
 		(struct way *)(uintptr_t)(cqe->user_data & ~OPERATIONS);
@@ -630,41 +447,4 @@ static void complete(struct thread *thread, const struct io_uring_cqe *cqe)
 		break;
 	}
 	leave_if_over(pair);
-}
-
-bool thread_round(struct thread *thread)
-{
-	struct io_uring_cqe *cqe;
-	unsigned int head, seen = 0;
-	bool mail = false;
-	int r = io_uring_submit_and_wait(&thread->ring, 1);
-
-	if (r < 0 && r != -EINTR && r != -EBUSY && r != -EAGAIN)
-		return false;
-	io_uring_for_each_cqe(&thread->ring, head, cqe)
-	{
-		seen++;
-		if (cqe->user_data == MAIL)
-			mail = true;
-		else
-			complete(thread, cqe);
-	}
-	io_uring_cq_advance(&thread->ring, seen);
-	if (mail)
-		read_mail_later(thread);
-	return mail;
-}
-
-void thread_close(struct thread *thread)
-{
-	io_uring_queue_exit(&thread->ring);
-	while (thread->pairs) {
-		struct pair *pair = thread->pairs;
-
-		thread->pairs = pair->next;
-		close(pair->ways[0].in);
-		close(pair->ways[1].in);
-		free(pair);
-	}
-	munmap(thread->buffers, (size_t)thread->size * BUFFERS + 4096);
 }

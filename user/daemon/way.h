@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
 /*
- * Inside the user-space switch: a thread and its pairs. switch.c has the threads,
- * way.c what an io_uring does for them. All but the mail is the thread's alone.
+ * Inside the user-space switch: a thread and its pairs. switch.c has the threads
+ * and their mail, ring.c an io_uring of each, way.c what is done for pairs. All
+ * but the mail is the thread's alone.
  *
  * Buffers: a receive takes none until there is something to receive; then the
  * kernel picks one of the thread's. It goes back when its content is sent. What
@@ -14,6 +15,7 @@
 #include <liburing.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdbool.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
@@ -102,10 +104,29 @@ struct pair *pair_new(struct thread *thread, int client, int backend, int type,
 		      struct traffic *traffic, void *owner);
 void pair_handle(struct pair *pair, enum letter_type type, int fd);
 
+/* What a completion is of: in the low bits of its way's address. */
+enum operation { MAIL, RECEIVE, SEND, HANGUP };
+#define OPERATIONS 7ul
+
+void pair_complete(struct thread *thread, const struct io_uring_cqe *cqe);
+
+/* ring.c ------------------------------------------------------------------- */
+
+/* A piece's buffer; lets a way that found none go on. */
+void ring_give_back(struct thread *thread, int buffer);
+/* The way found none. It is an operation, too. */
+void ring_starve(struct way *way);
+void ring_receive(struct way *way);
+void ring_send(struct way *way, int flags); /* what is left of data */
+/* Completes when the way's sender has gone for good. */
+void ring_watch_hangup(struct way *way);
+
 int thread_open(struct thread *thread); /* 0 or -errno */
 /* Waits for operations and handles what comes. True: there is mail. */
 bool thread_round(struct thread *thread);
 void thread_close(struct thread *thread); /* with its pairs */
+/* Closes both sockets and frees all but the pair. */
+void pair_close(struct pair *pair);
 
 void switch_tell(struct thread *thread, struct switch_event *event);
 
