@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
 /* A thread's io_uring, its buffers and operations; way.h. */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -98,12 +100,24 @@ void ring_send(struct way *way, int flags)
 	submit(way, sqe, SEND);
 }
 
+/*
+ * By an epoll: a poll of io_uring's own completes for a half-close, too. The entry
+ * goes with the fd.
+ */
 void ring_watch_hangup(struct way *way)
 {
-	struct io_uring_sqe *sqe = get_sqe(way->pair->thread);
+	struct epoll_event event = { .events = EPOLLONESHOT, .data.ptr = way };
 
-	io_uring_prep_poll_add(sqe, way->in, 0);
-	submit(way, sqe, HANGUP);
+	epoll_ctl(way->pair->thread->epoll, EPOLL_CTL_ADD, way->in, &event);
+}
+
+static void take_hangups(struct thread *thread)
+{
+	struct epoll_event events[64];
+	int count = epoll_wait(thread->epoll, events, 64, 0);
+
+	for (int i = 0; i < count; i++)
+		pair_hung_up(events[i].data.ptr);
 }
 
 /* Threads ----------------------------------------------------------------- */
@@ -149,6 +163,14 @@ static int open_buffers(struct thread *thread)
 	return 0;
 }
 
+static void watch_epoll(struct thread *thread)
+{
+	struct io_uring_sqe *sqe = get_sqe(thread);
+
+	io_uring_prep_poll_add(sqe, thread->epoll, POLLIN);
+	io_uring_sqe_set_data64(sqe, HANGUP);
+}
+
 static void read_mail_later(struct thread *thread)
 {
 	struct io_uring_sqe *sqe = get_sqe(thread);
@@ -177,12 +199,16 @@ int thread_open(struct thread *thread)
 	if (r)
 		return r;
 	thread->starved_last = &thread->starved;
-	r = open_buffers(thread);
+	thread->epoll = epoll_create1(EPOLL_CLOEXEC);
+	r = thread->epoll < 0 ? -errno : open_buffers(thread);
 	if (r) {
 		io_uring_queue_exit(&thread->ring);
+		if (thread->epoll >= 0)
+			close(thread->epoll);
 		return r;
 	}
 	read_mail_later(thread);
+	watch_epoll(thread);
 	return 0;
 }
 
@@ -190,7 +216,7 @@ bool thread_round(struct thread *thread)
 {
 	struct io_uring_cqe *cqe;
 	unsigned int head, seen = 0;
-	bool mail = false;
+	bool mail = false, hangup = false;
 	int r = io_uring_submit_and_wait(&thread->ring, 1);
 
 	if (r < 0 && r != -EINTR && r != -EBUSY && r != -EAGAIN)
@@ -198,14 +224,18 @@ bool thread_round(struct thread *thread)
 	io_uring_for_each_cqe(&thread->ring, head, cqe)
 	{
 		seen++;
-		if (cqe->user_data == MAIL)
-			mail = true;
-		else
+		mail |= cqe->user_data == MAIL;
+		hangup |= cqe->user_data == HANGUP;
+		if (cqe->user_data & ~OPERATIONS)
 			pair_complete(thread, cqe);
 	}
 	io_uring_cq_advance(&thread->ring, seen);
 	if (mail)
 		read_mail_later(thread);
+	if (hangup) {
+		take_hangups(thread);
+		watch_epoll(thread);
+	}
 	return mail;
 }
 
@@ -220,5 +250,6 @@ void thread_close(struct thread *thread)
 		pair_close(pair);
 		free(pair);
 	}
+	close(thread->epoll);
 	munmap(thread->buffers, (size_t)thread->size * BUFFERS + HEADER);
 }

@@ -198,7 +198,7 @@ int server_start(struct server *server)
 	if (!r)
 		r = listener_open(server);
 	if (!r)
-		r = privileges_drop();
+		r = privileges_drop(services_have_owners(&server->config));
 	if (!r)
 		r = worker_start(&server->worker, &server->programs,
 				 server->jobs.fd);

@@ -278,6 +278,15 @@ void services_tick(struct server *server)
 	}
 }
 
+bool services_have_owners(const struct config *config)
+{
+	const struct service_config *service = config->services;
+
+	while (service && !*service->owner && !*service->group)
+		service = service->next;
+	return service;
+}
+
 void services_stop(struct server *server)
 {
 	struct services *services = server->services;

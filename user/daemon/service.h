@@ -118,6 +118,7 @@ struct services {
 /* What the configuration says; also at a reload. */
 void services_apply(struct server *server);
 void services_tick(struct server *server);
+bool services_have_owners(const struct config *config);
 void services_stop(struct server *server);
 
 /* For client.c and sweep.c ------------------------------------------------- */

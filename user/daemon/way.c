@@ -366,7 +366,7 @@ static void on_send(struct way *way, int result)
 	pass_end(&pair->ways[1]);
 }
 
-static void on_hangup(struct way *way)
+void pair_hung_up(struct way *way)
 {
 	if (!way->pair->ending)
 		shutdown(way->out, SHUT_RDWR);
@@ -441,9 +441,6 @@ void pair_complete(struct thread *thread, const struct io_uring_cqe *cqe)
 		break;
 	case SEND:
 		on_send(way, cqe->res);
-		break;
-	case HANGUP:
-		on_hangup(way);
 		break;
 	}
 	leave_if_over(pair);

@@ -46,6 +46,7 @@ struct thread {
 	struct io_uring_buf_ring *buffers;
 	unsigned char *memory;
 	uint32_t size; /* of a buffer: as large as messages may be */
+	int epoll; /* of senders that have shut down, until they are gone */
 	uint64_t mails; /* read from mail_fd */
 	bool stopping;
 	struct way *starved, **starved_last; /* found no buffer */
@@ -104,10 +105,11 @@ struct pair *pair_new(struct thread *thread, int client, int backend, int type,
 		      struct traffic *traffic, void *owner);
 void pair_handle(struct pair *pair, enum letter_type type, int fd);
 
-/* What a completion is of: in the low bits of its way's address. */
+/* What a completion is of: in the low bits of its way's address, or of none. */
 enum operation { MAIL, RECEIVE, SEND, HANGUP };
 #define OPERATIONS 7ul
 
+void pair_hung_up(struct way *way);
 void pair_complete(struct thread *thread, const struct io_uring_cqe *cqe);
 
 /* ring.c ------------------------------------------------------------------- */
@@ -118,7 +120,7 @@ void ring_give_back(struct thread *thread, int buffer);
 void ring_starve(struct way *way);
 void ring_receive(struct way *way);
 void ring_send(struct way *way, int flags); /* what is left of data */
-/* Completes when the way's sender has gone for good. */
+/* pair_hung_up() once the way's sender has gone for good. */
 void ring_watch_hangup(struct way *way);
 
 int thread_open(struct thread *thread); /* 0 or -errno */
