@@ -49,7 +49,7 @@ static void free_if_over(struct backend *backend)
 	struct service *service = backend->service;
 	struct backend **at = &service->backends;
 
-	if (!backend->removed || backend->flows)
+	if (!backend->removed || backend->visits)
 		return;
 	while (*at != backend)
 		at = &(*at)->next;
@@ -61,7 +61,7 @@ static void free_if_over(struct backend *backend)
 
 void backend_put(struct backend *backend)
 {
-	backend->flows--;
+	backend->visits--;
 	free_if_over(backend);
 }
 
@@ -198,7 +198,7 @@ static struct backend *choose_least(struct service *service)
 
 	for (struct backend *backend = service->backends; best && backend;
 	     backend = backend->next) {
-		if (eligible(backend) && backend->flows < best->flows)
+		if (eligible(backend) && backend->visits < best->visits)
 			best = backend;
 	}
 	return best;

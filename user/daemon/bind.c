@@ -199,10 +199,11 @@ static void add_redirected(const struct service *service,
 {
 	struct redirect_status status;
 
-	for (struct flow *flow = service->flows; flow; flow = flow->next) {
-		if (!flow->redirect)
+	for (struct visit *visit = service->visits; visit;
+	     visit = visit->next) {
+		if (!visit->redirect)
 			continue;
-		redirect_read(flow->redirect, &status);
+		redirect_read(visit->redirect, &status);
 		for (int i = 0; i < 2; i++) {
 			record->kernel_bytes[i] += status.bytes[i];
 			record->kernel_messages[i] += status.messages[i];
@@ -217,9 +218,9 @@ static void fill_record(const struct service *service,
 		.type = (__u32)service->config.type,
 		.flags = service->source.fd >= 0 ? SLUICE_SERVICE_F_LISTENING :
 						   0,
-		.relayed = service->flow_count[FLOW_RELAY],
-		.redirected = service->flow_count[FLOW_REDIRECT],
-		.handed = service->flow_count[FLOW_HANDED],
+		.relayed = service->visit_count[VISIT_RELAY],
+		.redirected = service->visit_count[VISIT_REDIRECT],
+		.handed = service->visit_count[VISIT_HANDED],
 		.waiting = service->waiting,
 		.accepted = service->accepted,
 		.refused = service->refused,

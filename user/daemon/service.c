@@ -20,7 +20,7 @@ static void ready(struct server *server, struct source *source, uint32_t events)
 {
 	(void)server;
 	(void)events;
-	flow_accept((struct service *)source);
+	visit_accept((struct service *)source);
 }
 
 void service_pause(struct service *service, bool paused)
@@ -103,7 +103,7 @@ void service_update(struct service *service)
 	if (!any && service->source.fd >= 0)
 		stop_listening(service, false);
 	if (!any && service->waiting)
-		flow_refuse_waiting(service);
+		visit_refuse_waiting(service);
 	/* those that wait are served first */
 	service_pause(service, service->waiting || !room);
 }
@@ -124,7 +124,7 @@ void service_free_if_over(struct service *service)
 {
 	struct service **at = &service->server->services->first;
 
-	if (!service->removed || service->backends || service->flows)
+	if (!service->removed || service->backends || service->visits)
 		return;
 	while (*at != service)
 		at = &(*at)->next;
@@ -139,7 +139,7 @@ static void remove_service(struct service *service)
 	log_info("service %s: removed", service->config.name);
 	stop_listening(service, true);
 	service->removed = true;
-	flow_refuse_waiting(service);
+	visit_refuse_waiting(service);
 	for (backend = service->backends; backend; backend = next) {
 		next = backend->next;
 		if (!backend->removed)
@@ -157,7 +157,7 @@ static struct service *add_service(struct server *server, const char *name)
 	}
 	service->source = (struct source){ .ready = ready, .fd = -1 };
 	service->server = server;
-	service->flows_last = &service->flows;
+	service->visits_last = &service->visits;
 	for (at = &server->services->first; *at; at = &(*at)->next)
 		;
 	*at = service;
@@ -212,7 +212,7 @@ static void start(struct server *server)
 	if (services->started)
 		return;
 	services->started = true;
-	r = watch_events(server, &services->switched, flow_on_switched);
+	r = watch_events(server, &services->switched, visit_on_switched);
 	if (!r)
 		r = switch_start(&services->switcher, services->switched.fd);
 	if (r)
@@ -267,7 +267,7 @@ void services_tick(struct server *server)
 			backend_probe(backend, now);
 		}
 		if (service->waiting)
-			flow_retry(service);
+			visit_retry(service);
 		service_update(service);
 		services->tick_at = now + TICK_NS;
 	}

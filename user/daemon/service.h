@@ -5,7 +5,7 @@
  *
  *   service.c  the services of the configuration, listening and refusing
  *   backend.c  which backends are up, and which one is next
- *   flow.c     connections: from accept() to their end
+ *   visit.c     connections: from accept() to their end
  *   bind.c     backends that bind at run time: requests of clients
  *
  * A backend of the configuration is a path. It is looked at PROBE_UP_NS after
@@ -42,7 +42,7 @@ struct backend {
 	bool up;
 	bool removed; /* gone, but for its connections */
 	bool complained; /* the log says why it is down */
-	uint32_t flows;
+	uint32_t visits;
 	uint64_t round; /* the last in which it had no room */
 	uint64_t identity; /* for hash-uid */
 	int64_t probe_at; /* path */
@@ -56,23 +56,23 @@ struct backend {
 struct service_user {
 	struct service_user *next;
 	uid_t uid;
-	uint32_t flows;
+	uint32_t visits;
 };
 
-enum flow_path {
-	FLOW_RELAY, /* by the switch */
-	FLOW_REDIRECT,
-	FLOW_HANDED, /* the backend has the client's socket */
-	FLOW_PATHS,
+enum visit_path {
+	VISIT_RELAY, /* by the switch */
+	VISIT_REDIRECT,
+	VISIT_HANDED, /* the backend has the client's socket */
+	VISIT_PATHS,
 };
 
-struct flow {
-	struct flow *next, **at; /* in service->flows */
+struct visit {
+	struct visit *next, **at; /* in service->visits */
 	struct service *service;
 	struct backend *backend; /* NULL: waits for one with room */
 	struct service_user *user;
 	struct ucred peer;
-	enum flow_path path;
+	enum visit_path path;
 	int client; /* the fd, until it is passed on */
 	struct pair *pair; /* RELAY */
 	struct redirect_pair *redirect;
@@ -95,9 +95,9 @@ struct service {
 	struct backend *last; /* that was chosen */
 	uint64_t round;
 	struct service_user *users;
-	struct flow *flows, **flows_last; /* the oldest first */
-	uint32_t flow_count[FLOW_PATHS];
-	uint32_t waiting; /* flows without a backend */
+	struct visit *visits, **visits_last; /* the oldest first */
+	uint32_t visit_count[VISIT_PATHS];
+	uint32_t waiting; /* visits without a backend */
 	struct traffic traffic;
 	uint64_t accepted, refused;
 };
@@ -110,7 +110,7 @@ struct services {
 	struct source switched, redirected; /* their events */
 	int64_t tick_at; /* 0: never */
 	uint32_t last_binding;
-	void *handed; /* tsearch(3) tree of flows by cookie */
+	void *handed; /* tsearch(3) tree of visits by cookie */
 };
 
 /* For server.c ------------------------------------------------------------- */
@@ -143,7 +143,7 @@ void backends_apply(struct service *service,
 		    const struct service_config *config);
 struct backend *backend_new(struct service *service, const char *path);
 void backend_remove(struct backend *backend);
-/* One flow less. */
+/* One visit less. */
 void backend_put(struct backend *backend);
 bool backend_usable(const struct backend *backend);
 /* Who is next for that uid, but those that had no room in this round. */
@@ -153,15 +153,15 @@ void backend_probe(struct backend *backend, int64_t now);
 /* A connected, blocking socket; -EAGAIN: no room now; -errno. */
 int backend_connect(const struct backend *backend);
 
-void flow_accept(struct service *service);
+void visit_accept(struct service *service);
 /* Those that wait for a backend. */
-void flow_retry(struct service *service);
-void flow_on_switched(struct server *server, struct source *source,
-		      uint32_t events);
-void flow_on_redirected(struct server *server, struct source *source,
-			uint32_t events);
+void visit_retry(struct service *service);
+void visit_on_switched(struct server *server, struct source *source,
+		       uint32_t events);
+void visit_on_redirected(struct server *server, struct source *source,
+			 uint32_t events);
 /* All that wait, when no backend is left. */
-void flow_refuse_waiting(struct service *service);
+void visit_refuse_waiting(struct service *service);
 
 /* The fd goes to a bound backend that has asked for one. */
 void bind_hand_over(struct backend *backend, const struct ucred *peer, int fd);

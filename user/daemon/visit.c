@@ -34,7 +34,7 @@ static void put_user(struct service *service, struct service_user *user)
 {
 	struct service_user **at = &service->users;
 
-	if (user->flows)
+	if (user->visits)
 		return;
 	while (*at != user)
 		at = &(*at)->next;
@@ -46,161 +46,163 @@ static void put_user(struct service *service, struct service_user *user)
 
 static int by_cookie(const void *a, const void *b)
 {
-	uint64_t x = ((const struct flow *)a)->cookie;
-	uint64_t y = ((const struct flow *)b)->cookie;
+	uint64_t x = ((const struct visit *)a)->cookie;
+	uint64_t y = ((const struct visit *)b)->cookie;
 
 	return x < y ? -1 : x > y;
 }
 
 /* 0 or -ENOMEM */
-static int note_handed(struct flow *flow)
+static int note_handed(struct visit *visit)
 {
-	return tsearch(flow, &flow->service->server->services->handed,
+	return tsearch(visit, &visit->service->server->services->handed,
 		       by_cookie) ?
 		       0 :
 		       -ENOMEM;
 }
 
-static void forget_handed(struct flow *flow)
+static void forget_handed(struct visit *visit)
 {
-	tdelete(flow, &flow->service->server->services->handed, by_cookie);
+	tdelete(visit, &visit->service->server->services->handed, by_cookie);
 }
 
-/* The flow ---------------------------------------------------------------- */
+/* The visit ---------------------------------------------------------------- */
 
-static struct flow *flow_new(struct service *service, struct service_user *user,
-			     const struct ucred *peer, int fd)
+static struct visit *visit_new(struct service *service,
+			       struct service_user *user,
+			       const struct ucred *peer, int fd)
 {
-	struct flow *flow = calloc(1, sizeof(*flow));
+	struct visit *visit = calloc(1, sizeof(*visit));
 
-	if (!flow)
+	if (!visit)
 		return NULL;
-	flow->service = service;
-	flow->user = user;
-	flow->peer = *peer;
-	flow->client = fd;
-	flow->at = service->flows_last;
-	*flow->at = flow;
-	service->flows_last = &flow->next;
-	user->flows++;
+	visit->service = service;
+	visit->user = user;
+	visit->peer = *peer;
+	visit->client = fd;
+	visit->at = service->visits_last;
+	*visit->at = visit;
+	service->visits_last = &visit->next;
+	user->visits++;
 	service->waiting++;
-	return flow;
+	return visit;
 }
 
-static void leave_backend(struct flow *flow)
+static void leave_backend(struct visit *visit)
 {
-	struct backend *backend = flow->backend;
+	struct backend *backend = visit->backend;
 
 	if (!backend)
 		return;
-	flow->backend = NULL;
-	if (flow->path == FLOW_HANDED)
-		forget_handed(flow);
-	flow->service->flow_count[flow->path]--;
-	flow->service->waiting++;
+	visit->backend = NULL;
+	if (visit->path == VISIT_HANDED)
+		forget_handed(visit);
+	visit->service->visit_count[visit->path]--;
+	visit->service->waiting++;
 	backend_put(backend);
 }
 
-static void join_backend(struct flow *flow, struct backend *backend,
-			 enum flow_path path)
+static void join_backend(struct visit *visit, struct backend *backend,
+			 enum visit_path path)
 {
-	flow->backend = backend;
-	flow->path = path;
-	flow->service->flow_count[path]++;
-	flow->service->waiting--;
-	backend->flows++;
+	visit->backend = backend;
+	visit->path = path;
+	visit->service->visit_count[path]++;
+	visit->service->waiting--;
+	backend->visits++;
 }
 
-static void flow_end(struct flow *flow)
+static void visit_end(struct visit *visit)
 {
-	struct service *service = flow->service;
+	struct service *service = visit->service;
 
-	leave_backend(flow);
+	leave_backend(visit);
 	service->waiting--;
-	if (flow->client >= 0)
-		close(flow->client);
-	*flow->at = flow->next;
-	if (flow->next)
-		flow->next->at = flow->at;
+	if (visit->client >= 0)
+		close(visit->client);
+	*visit->at = visit->next;
+	if (visit->next)
+		visit->next->at = visit->at;
 	else
-		service->flows_last = flow->at;
-	flow->user->flows--;
-	put_user(service, flow->user);
-	free(flow);
+		service->visits_last = visit->at;
+	visit->user->visits--;
+	put_user(service, visit->user);
+	free(visit);
 	service_free_if_over(service);
 }
 
 /* Giving it to a backend --------------------------------------------------- */
 
 /* To an engine; takes the backend's fd. 0 or -errno. */
-static int carry(struct flow *flow, struct backend *backend, int fd)
+static int carry(struct visit *visit, struct backend *backend, int fd)
 {
-	struct service *service = flow->service;
+	struct service *service = visit->service;
 	struct services *services = service->server->services;
-	enum flow_path path = flow->redirect ? FLOW_REDIRECT : FLOW_RELAY;
+	enum visit_path path = visit->redirect ? VISIT_REDIRECT : VISIT_RELAY;
 
-	if (flow->redirect) {
-		redirect_resume(flow->redirect, fd);
-	} else if (flow->pair) {
-		switch_resume(flow->pair, fd);
+	if (visit->redirect) {
+		redirect_resume(visit->redirect, fd);
+	} else if (visit->pair) {
+		switch_resume(visit->pair, fd);
 	} else if (service->config.type == SOCK_STREAM && services->redirect) {
-		flow->redirect = redirect_add(services->redirect, flow->client,
-					      fd, &service->traffic, flow);
-		path = FLOW_REDIRECT;
+		visit->redirect = redirect_add(services->redirect,
+					       visit->client, fd,
+					       &service->traffic, visit);
+		path = VISIT_REDIRECT;
 	} else if (services->switcher) {
-		flow->pair = switch_add(services->switcher, flow->client, fd,
-					service->config.type, &service->traffic,
-					flow);
+		visit->pair = switch_add(services->switcher, visit->client, fd,
+					 service->config.type,
+					 &service->traffic, visit);
 	}
-	if (!flow->pair && !flow->redirect) {
+	if (!visit->pair && !visit->redirect) {
 		close(fd);
 		return services->switcher ? -ENOMEM : -ENOSYS;
 	}
-	flow->client = -1;
-	join_backend(flow, backend, path);
+	visit->client = -1;
+	join_backend(visit, backend, path);
 	return 0;
 }
 
 /* The backend gets the client's own socket. */
-static int hand_over(struct flow *flow, struct backend *backend)
+static int hand_over(struct visit *visit, struct backend *backend)
 {
-	int fd = flow->client;
-	socklen_t len = sizeof(flow->cookie);
+	int fd = visit->client;
+	socklen_t len = sizeof(visit->cookie);
 
-	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &flow->cookie, &len))
+	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &visit->cookie, &len))
 		return -errno;
-	if (note_handed(flow))
+	if (note_handed(visit))
 		return -ENOMEM;
-	flow->seen = flow->service->server->sweep + 1;
-	flow->client = -1;
-	join_backend(flow, backend, FLOW_HANDED);
-	bind_hand_over(backend, &flow->peer, fd);
+	visit->seen = visit->service->server->sweep + 1;
+	visit->client = -1;
+	join_backend(visit, backend, VISIT_HANDED);
+	bind_hand_over(backend, &visit->peer, fd);
 	return 0;
 }
 
-static int give(struct flow *flow, struct backend *backend)
+static int give(struct visit *visit, struct backend *backend)
 {
 	int fd;
 
 	if (!*backend->path)
-		return backend->accept_count && flow->client >= 0 ?
-			       hand_over(flow, backend) :
+		return backend->accept_count && visit->client >= 0 ?
+			       hand_over(visit, backend) :
 			       -EAGAIN;
 	fd = backend_connect(backend);
-	return fd < 0 ? fd : carry(flow, backend, fd);
+	return fd < 0 ? fd : carry(visit, backend, fd);
 }
 
 /* 0: it has a backend; -EAGAIN: none has room now; else there is none. */
-static int find_backend(struct flow *flow)
+static int find_backend(struct visit *visit)
 {
-	struct service *service = flow->service;
+	struct service *service = visit->service;
 	struct backend *backend;
 	int r, result = -ECONNREFUSED;
 
 	service->round++;
-	while ((backend = backend_choose(service, flow->user->uid))) {
+	while ((backend = backend_choose(service, visit->user->uid))) {
 		backend->round = service->round;
-		r = give(flow, backend);
+		r = give(visit, backend);
 		switch (r) {
 		case 0:
 			return 0;
@@ -221,65 +223,65 @@ static int find_backend(struct flow *flow)
 }
 
 /* Nobody takes it: it ends. */
-static void turn_away(struct flow *flow)
+static void turn_away(struct visit *visit)
 {
-	flow->service->refused++;
-	flow->leaving = true;
-	if (flow->redirect)
-		redirect_drop(flow->redirect);
-	else if (flow->pair)
-		switch_drop(flow->pair);
+	visit->service->refused++;
+	visit->leaving = true;
+	if (visit->redirect)
+		redirect_drop(visit->redirect);
+	else if (visit->pair)
+		switch_drop(visit->pair);
 	else
-		flow_end(flow);
+		visit_end(visit);
 }
 
-static void place(struct flow *flow)
+static void place(struct visit *visit)
 {
-	struct service *service = flow->service;
-	int r = find_backend(flow);
+	struct service *service = visit->service;
+	int r = find_backend(visit);
 
 	if (r && r != -EAGAIN) {
 		if (r != -ECONNREFUSED)
 			log_client("service %s: cannot serve a client: %s",
 				   service->config.name, strerror(-r));
-		turn_away(flow);
+		turn_away(visit);
 	}
 	if (!service->removed)
 		service_update(service);
 }
 
-static bool waits(const struct flow *flow)
+static bool waits(const struct visit *visit)
 {
-	return !flow->backend && !flow->leaving;
+	return !visit->backend && !visit->leaving;
 }
 
-void flow_retry(struct service *service)
+void visit_retry(struct service *service)
 {
-	struct flow *flow, *next;
+	struct visit *visit, *next;
 
-	for (flow = service->flows; flow; flow = next) {
-		next = flow->next;
-		if (!waits(flow))
+	for (visit = service->visits; visit; visit = next) {
+		next = visit->next;
+		if (!waits(visit))
 			continue;
-		switch (find_backend(flow)) {
+		switch (find_backend(visit)) {
 		case 0:
 			break;
 		case -EAGAIN:
 			return;
 		default:
-			turn_away(flow);
+			turn_away(visit);
 		}
 	}
 }
 
-void flow_refuse_waiting(struct service *service)
+void visit_refuse_waiting(struct service *service)
 {
-	struct flow *flow, *next;
+	struct visit *visit, *next;
 
-	for (flow = service->flows; flow; flow = next) {
-		next = flow->next;
-		if (waits(flow))
-			turn_away(flow);
+	for (visit = service->visits; visit; visit = next) {
+		next = visit->next;
+		if (waits(visit))
+			turn_away(visit);
 	}
 }
 
@@ -289,12 +291,12 @@ static bool over_limit(struct service *service, struct service_user *user)
 {
 	uint64_t limit = service->config.limit_per_uid;
 
-	if (!limit || user->flows <= limit)
+	if (!limit || user->visits <= limit)
 		return false;
 	/* what was handed over may have ended meanwhile */
-	if (service->flow_count[FLOW_HANDED])
+	if (service->visit_count[VISIT_HANDED])
 		sweep_for_quota(service->server);
-	return user->flows > limit;
+	return user->visits > limit;
 }
 
 static void take(struct service *service, int fd)
@@ -302,7 +304,7 @@ static void take(struct service *service, int fd)
 	struct service_user *user;
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
-	struct flow *flow = NULL;
+	struct visit *visit = NULL;
 
 	service->accepted++;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) ||
@@ -311,15 +313,15 @@ static void take(struct service *service, int fd)
 		close(fd);
 		return;
 	}
-	user->flows++; /* this one; and it stays over a sweep */
+	user->visits++; /* this one; and it stays over a sweep */
 	if (over_limit(service, user))
 		log_client("service %s: uid %u has too many connections",
 			   service->config.name, peer.uid);
 	else
-		flow = flow_new(service, user, &peer, fd);
-	user->flows--;
-	if (flow) {
-		place(flow);
+		visit = visit_new(service, user, &peer, fd);
+	user->visits--;
+	if (visit) {
+		place(visit);
 		return;
 	}
 	service->refused++;
@@ -327,7 +329,7 @@ static void take(struct service *service, int fd)
 	put_user(service, user);
 }
 
-void flow_accept(struct service *service)
+void visit_accept(struct service *service)
 {
 	for (int i = 0; i < ACCEPTS_PER_ROUND && !service->paused &&
 			service->source.fd >= 0;
@@ -360,27 +362,27 @@ static void suspect(struct backend *backend)
 }
 
 /* Another backend may have it, which has seen nothing of it. */
-static void move(struct flow *flow)
+static void move(struct visit *visit)
 {
-	struct backend *backend = flow->backend;
+	struct backend *backend = visit->backend;
 
 	backend->probe_at = 0;
 	backend_probe(backend, server_now());
-	leave_backend(flow);
-	if (flow->moves++ < MOVES_MAX)
-		place(flow);
+	leave_backend(visit);
+	if (visit->moves++ < MOVES_MAX)
+		place(visit);
 	else
-		turn_away(flow);
+		turn_away(visit);
 }
 
-static void over(struct flow *flow)
+static void over(struct visit *visit)
 {
-	suspect(flow->backend);
-	flow_end(flow);
+	suspect(visit->backend);
+	visit_end(visit);
 }
 
-void flow_on_switched(struct server *server, struct source *source,
-		      uint32_t events)
+void visit_on_switched(struct server *server, struct source *source,
+		       uint32_t events)
 {
 	struct switch_event *event, *next;
 	eventfd_t count;
@@ -389,26 +391,27 @@ void flow_on_switched(struct server *server, struct source *source,
 	eventfd_read(source->fd, &count);
 	for (event = switch_events(server->services->switcher); event;
 	     event = next) {
-		struct flow *flow = event->owner;
+		struct visit *visit = event->owner;
 
 		next = event->next;
 		if (event->end == SWITCH_UNBEGUN) {
-			move(flow);
+			move(visit);
 			continue;
 		}
 		if (event->end != SWITCH_DONE)
 			log_client("service %s: uid %u: ended a connection: %s",
-				   flow->service->config.name, flow->user->uid,
+				   visit->service->config.name,
+				   visit->user->uid,
 				   event->end == SWITCH_FDS ?
 					   "it sent fds" :
 					   "a message is too large");
-		switch_free(flow->pair);
-		over(flow);
+		switch_free(visit->pair);
+		over(visit);
 	}
 }
 
-void flow_on_redirected(struct server *server, struct source *source,
-			uint32_t events)
+void visit_on_redirected(struct server *server, struct source *source,
+			 uint32_t events)
 {
 	struct redirect_event *event, *next;
 	eventfd_t count;
@@ -417,22 +420,23 @@ void flow_on_redirected(struct server *server, struct source *source,
 	eventfd_read(source->fd, &count);
 	for (event = redirect_events(server->services->redirect); event;
 	     event = next) {
-		struct flow *flow = event->owner;
+		struct visit *visit = event->owner;
 
 		next = event->next;
 		if (event->end == REDIRECT_UNBEGUN) {
-			move(flow);
+			move(visit);
 			continue;
 		}
-		redirect_free(flow->redirect);
-		over(flow);
+		redirect_free(visit->redirect);
+		over(visit);
 	}
 }
 
 void services_seen(struct server *server, uint64_t cookie)
 {
-	const struct flow key = { .cookie = cookie };
-	struct flow **found = tfind(&key, &server->services->handed, by_cookie);
+	const struct visit key = { .cookie = cookie };
+	struct visit **found =
+		tfind(&key, &server->services->handed, by_cookie);
 
 	if (found)
 		(*found)->seen = server->sweep;
@@ -442,22 +446,23 @@ uint32_t services_drop_unseen(struct server *server, uint32_t since,
 			      bool count_only)
 {
 	struct service *service, *next_service;
-	struct flow *flow, *next;
+	struct visit *visit, *next;
 	uint32_t count = 0;
 
 	for (service = server->services->first; service;
 	     service = next_service) {
 		next_service = service->next;
-		for (flow = service->flow_count[FLOW_HANDED] ? service->flows :
-							       NULL;
-		     flow; flow = next) {
-			next = flow->next;
-			if (!flow->backend || flow->path != FLOW_HANDED ||
-			    flow->seen >= since)
+		for (visit = service->visit_count[VISIT_HANDED] ?
+				     service->visits :
+				     NULL;
+		     visit; visit = next) {
+			next = visit->next;
+			if (!visit->backend || visit->path != VISIT_HANDED ||
+			    visit->seen >= since)
 				continue;
 			count++;
 			if (!count_only)
-				flow_end(flow);
+				visit_end(visit);
 		}
 	}
 	return count;
