@@ -77,6 +77,11 @@ SKELETONS := $(patsubst bpf/%.bpf.c,$(O)/gen/%.skel.h,$(BPF_SRC))
 TESTS_BUILT := $(patsubst selftests/%.c,$(O)/selftests/%,$(TEST_SRC))
 TEST_TOOLS := $(patsubst selftests/%.c,$(O)/selftests/%,$(TEST_TOOL_SRC))
 
+# Parts of sluiced that are tested without it: selftests/redirect-*.c
+REDIRECT_SRC := $(addprefix user/daemon/,redirect.c flow.c move.c hold.c \
+	sockmap.c maps.c pins.c log.c)
+REDIRECT_TESTS := $(filter $(O)/selftests/redirect-%,$(TESTS_BUILT))
+
 # What tests and scripts need to know.
 export SLUICE_BUILD := $(abspath $(O))
 export SLUICE_SANITIZER := $(SANITIZER)
@@ -106,6 +111,7 @@ $(O)/obj/user/lib/%.o: OWN = $(OWN_LIB)
 $(O)/obj/user/daemon/%.o: OWN = $(OWN_DAEMON)
 $(O)/obj/user/ctl/%.o: OWN = -Ibpf
 $(O)/obj/selftests/%.o: OWN = $(OWN_TEST)
+$(O)/obj/selftests/redirect-%.o: OWN = $(OWN_TEST) -Iuser/daemon
 
 COMPILE = $(CC) $(SLUICE_CFLAGS) -Iinclude $(OWN) $(CPPFLAGS) $(CFLAGS)
 LINK = $(CC) -pthread $(SANITIZE) $(CFLAGS) $(LDFLAGS)
@@ -232,6 +238,7 @@ $(DAEMON): $(call obj,$(DAEMON_SRC)) $(O)/sources | $(O)/bin
 $(EXAMPLES): $(O)/examples/%: $(O)/obj/user/examples/%.o $(LIB) | $(O)/examples
 	$(LINK_PROGRAM)
 
+$(REDIRECT_TESTS): $(call obj,$(REDIRECT_SRC))
 $(TESTS_BUILT): LIBS = -luring -lbpf
 $(TESTS_BUILT): $(O)/selftests/%: $(O)/obj/selftests/%.o \
 		$(call obj,$(HELPER_SRC)) $(LIB) $(O)/sources | $(O)/selftests

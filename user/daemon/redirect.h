@@ -15,7 +15,7 @@
 #include <stdbool.h>
 
 #include "pair.h"
-#include "programs.h"
+#include "sockmap.h"
 
 struct redirect;
 struct redirect_pair;
@@ -38,6 +38,7 @@ enum redirect_end {
 	 */
 	REDIRECT_UNBEGUN,
 };
+#define REDIRECT_ENDS (REDIRECT_UNBEGUN + 1)
 
 struct redirect_event {
 	struct redirect_event *next;
@@ -55,7 +56,7 @@ struct redirect_status {
 };
 
 /* Starts the thread. 0 or -errno. */
-int redirect_start(struct redirect **redirect, const struct programs *programs,
+int redirect_start(struct redirect **redirect, const struct sockmap *sockmap,
 		   int event_fd);
 
 /*
@@ -79,7 +80,7 @@ struct redirect_event *redirect_events(struct redirect *redirect);
 /* After DONE was taken. */
 void redirect_free(struct redirect_pair *pair);
 
-/* Ends the thread, and all pairs without an event. */
+/* Ends the thread, and all pairs whose DONE was not taken. */
 void redirect_stop(struct redirect *redirect);
 
 #endif
