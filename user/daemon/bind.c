@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
 /*
  * Backends that bind at run time: SERVICE_BIND and SERVICE_ACCEPT of clients,
- * and SERVICES. Each accept is answered with one connection: the client's socket
- * itself. Its backend is taken out when its control connection ends.
+ * and SERVICES. An ACCEPT is answered with one connection: the client's socket
+ * itself. sluiced keeps a copy until the next ACCEPT says that it was taken; when
+ * the control connection ends before that, another backend gets it.
  */
 #include <errno.h>
 #include <grp.h>
@@ -140,10 +141,12 @@ int request_service_accept(struct request *request)
 			       accept->binding);
 	if (!backend)
 		return ENOENT;
-	if (backend->accept_count == ACCEPTS_MAX)
+	if (backend->asked)
 		return EBUSY;
-	backend->accepts[(backend->accept_first + backend->accept_count++) %
-			 ACCEPTS_MAX] = request->frame.serial;
+	if (backend->offered)
+		visit_taken(backend->offered);
+	backend->asked = true;
+	backend->serial = request->frame.serial;
 	/* after this request: what is answered may end the client */
 	server->services->tick_at = 1;
 	return LATER;
@@ -155,7 +158,7 @@ void bind_hand_over(struct backend *backend, const struct ucred *peer, int fd)
 		.magic = SLUICE_CONTROL_MAGIC,
 		.type = SLUICE_CONTROL_SERVICE_ACCEPT,
 		.flags = SLUICE_CONTROL_F_REPLY,
-		.serial = backend->accepts[backend->accept_first],
+		.serial = backend->serial,
 		.accept = {
 			.binding = backend->binding,
 			.uid = peer->uid,
@@ -164,8 +167,7 @@ void bind_hand_over(struct backend *backend, const struct ucred *peer, int fd)
 		},
 	};
 
-	backend->accept_first = (backend->accept_first + 1) % ACCEPTS_MAX;
-	backend->accept_count--;
+	backend->asked = false;
 	client_reply(backend->service->server, backend->client, &frame, NULL, 0,
 		     &fd, 1);
 }
@@ -174,9 +176,8 @@ void services_client_gone(struct server *server, struct client *client)
 {
 	struct service *service, *next;
 	struct backend *backend;
+	struct visit *offered;
 
-	if (!server->services)
-		return;
 	for (service = server->services->first; service; service = next) {
 		next = service->next;
 		backend = find_bound(service, client);
@@ -184,7 +185,10 @@ void services_client_gone(struct server *server, struct client *client)
 			continue;
 		log_info("service %s: backend pid %d (%s) is gone",
 			 service->config.name, client->pid, client->comm);
+		offered = backend->offered;
 		backend_remove(backend);
+		if (offered)
+			visit_return(offered);
 		if (!service->removed)
 			service_update(service);
 		else

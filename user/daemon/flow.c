@@ -193,9 +193,8 @@ uint32_t flow_wants_in(const struct flow *flow)
 	if (!flow_in_map(flow))
 		return flow->stuck ? 0 : EPOLLIN;
 	/* never readable again but for what the program has not seen */
-	return flow->state == REDIRECT_RACED ?
-		       EPOLLIN | EPOLLRDHUP | EPOLLET :
-		       EPOLLRDHUP;
+	return flow->state == REDIRECT_RACED ? EPOLLIN | EPOLLRDHUP | EPOLLET :
+					       EPOLLRDHUP;
 }
 
 uint32_t flow_wants_out(const struct flow *flow)

@@ -56,7 +56,8 @@ struct flow {
 	uint64_t direct; /* of them, those from the source */
 	uint64_t done; /* bytes that went to the receiver */
 	bool settled; /* the source was seen empty since it is one */
-	_Atomic uint64_t bytes, messages; /* redirected, once it has left the map */
+	_Atomic uint64_t bytes,
+		messages; /* redirected, once it has left the map */
 };
 
 struct side {

@@ -70,9 +70,9 @@ static bool has_begun(struct redirect_pair *pair)
 {
 	struct flow *back = &pair->flows[PAIR_TO_CLIENT];
 
-	return pair->begun || (flow_in_map(back) &&
-			       (redirect_slot(back)->bytes ||
-				redirect_slot(back)->word));
+	return pair->begun ||
+	       (flow_in_map(back) &&
+		(redirect_slot(back)->bytes || redirect_slot(back)->word));
 }
 
 /* A client's bytes may be needed again until the backend has begun. */

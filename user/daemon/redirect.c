@@ -205,8 +205,8 @@ static void settle_pair(struct redirect_pair *pair)
 			redirect_watch(&pair->sides[SIDE_HOLD + i],
 				       pair->flows[i].stuck ? 0 : EPOLLIN);
 	}
-	if (pair->dropped || (to->state == REDIRECT_ENDED &&
-			      from->state == REDIRECT_ENDED))
+	if (pair->dropped ||
+	    (to->state == REDIRECT_ENDED && from->state == REDIRECT_ENDED))
 		end_pair(pair);
 }
 
@@ -376,7 +376,8 @@ static int64_t run_timers(struct redirect *redirect)
 				flow->look_at = 0;
 		}
 		settle_pair(pair);
-		for (int i = 0; i < 2 && pair->sides[SIDE_CLIENT].fd >= 0; i++) {
+		for (int i = 0; i < 2 && pair->sides[SIDE_CLIENT].fd >= 0;
+		     i++) {
 			int64_t at = pair->flows[i].look_at;
 
 			if (!at)
@@ -621,7 +622,8 @@ struct redirect_event *redirect_events(struct redirect *redirect)
 
 void redirect_free(struct redirect_pair *pair)
 {
-	send_letter(pair, LETTER_FREE, -1); /* after another that may be there */
+	send_letter(pair, LETTER_FREE,
+		    -1); /* after another that may be there */
 }
 
 void redirect_stop(struct redirect *redirect)

@@ -173,7 +173,12 @@ static int open_programs(struct server *server)
 	int r = programs_open(&server->programs, server->config.pin_dir);
 
 	server->no_bpf = r && r != -EBUSY;
-	return r;
+	if (r)
+		return r;
+	server->sockmap_error = sockmap_open(&server->sockmap);
+	if (!server->sockmap_error)
+		sockmap_pin(&server->sockmap, server->config.pin_dir);
+	return 0;
 }
 
 int server_start(struct server *server)
@@ -292,5 +297,7 @@ void server_stop(struct server *server)
 		worker_stop(server->worker);
 	if (server->worker && server->config.unload)
 		remove_all(server);
+	if (!server->sockmap_error)
+		sockmap_close(&server->sockmap);
 	programs_close(&server->programs);
 }

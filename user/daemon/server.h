@@ -17,6 +17,7 @@
 #include "config.h"
 #include "programs.h"
 #include "socketfile.h"
+#include "sockmap.h"
 #include "tables.h"
 #include "worker.h"
 
@@ -33,6 +34,8 @@ struct server {
 	struct config config;
 	const struct options *options; /* to read it again */
 	struct programs programs;
+	struct sockmap sockmap;
+	int sockmap_error; /* why it cannot be used: -errno */
 	struct worker *worker;
 	struct tables tables;
 	struct services *services;

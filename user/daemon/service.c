@@ -96,7 +96,7 @@ void service_update(struct service *service)
 		if (!backend_usable(backend))
 			continue;
 		any = true;
-		room |= *backend->path || backend->accept_count;
+		room |= *backend->path || backend->asked;
 	}
 	if (any && service->source.fd < 0)
 		start_listening(service);
@@ -218,6 +218,17 @@ static void start(struct server *server)
 	if (r)
 		log_error("services have no user-space switch: io_uring: %s",
 			  strerror(-r));
+	r = server->sockmap_error;
+	if (!r)
+		r = watch_events(server, &services->redirected,
+				 visit_on_redirected);
+	if (!r)
+		r = redirect_start(&services->redirect, &server->sockmap,
+				   services->redirected.fd);
+	if (r)
+		log_info("services: streams are relayed in user space: no "
+			 "redirection: %s",
+			 strerror(-r));
 }
 
 void services_apply(struct server *server)
@@ -296,7 +307,10 @@ void services_stop(struct server *server)
 		return;
 	if (services->switcher)
 		switch_stop(services->switcher);
+	if (services->redirect)
+		redirect_stop(services->redirect);
 	services->switcher = NULL;
+	services->redirect = NULL;
 	for (service = services->first; service; service = next) {
 		next = service->next;
 		stop_listening(service, true);

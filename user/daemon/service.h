@@ -33,7 +33,6 @@
 #define SUSPECT_NS 20000000ll
 #define TICK_NS 100000000ll
 #define TICK_WAITING_NS 10000000ll
-#define ACCEPTS_MAX 64 /* of a bound backend, not answered */
 
 struct backend {
 	struct backend *next;
@@ -49,8 +48,9 @@ struct backend {
 	/* bound at run time */
 	struct client *client; /* NULL: it has gone */
 	uint32_t binding;
-	uint32_t accepts[ACCEPTS_MAX]; /* a ring of their serials */
-	unsigned int accept_first, accept_count;
+	bool asked; /* an ACCEPT waits for its answer */
+	uint32_t serial; /* of it */
+	struct visit *offered; /* its last answer, until it asks again */
 };
 
 struct service_user {
@@ -73,7 +73,7 @@ struct visit {
 	struct service_user *user;
 	struct ucred peer;
 	enum visit_path path;
-	int client; /* the fd, until it is passed on */
+	int client; /* the fd, until an engine or a backend has it */
 	struct pair *pair; /* RELAY */
 	struct redirect_pair *redirect;
 	uint64_t cookie; /* HANDED: of the client's socket here */
@@ -160,10 +160,13 @@ void visit_on_switched(struct server *server, struct source *source,
 		       uint32_t events);
 void visit_on_redirected(struct server *server, struct source *source,
 			 uint32_t events);
+/* The backend has taken what it was offered; or it has gone without. */
+void visit_taken(struct visit *visit);
+void visit_return(struct visit *visit);
 /* All that wait, when no backend is left. */
 void visit_refuse_waiting(struct service *service);
 
-/* The fd goes to a bound backend that has asked for one. */
+/* Answers the ACCEPT of a bound backend; takes the fd. */
 void bind_hand_over(struct backend *backend, const struct ucred *peer, int fd);
 
 #endif

@@ -82,8 +82,8 @@ int sockmap_open(struct sockmap *sockmap)
 void sockmap_close(struct sockmap *sockmap)
 {
 	const int fds[] = {
-		sockmap->redirect, sockmap->look,     sockmap->sources,
-		sockmap->targets,  sockmap->flow_of,  sockmap->flows_fd,
+		sockmap->redirect,  sockmap->look,    sockmap->sources,
+		sockmap->targets,   sockmap->flow_of, sockmap->flows_fd,
 		sockmap->redirects,
 	};
 

@@ -4,6 +4,7 @@
  * moved to another one if the first had not begun, ended. service.h.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <search.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,6 +96,8 @@ static void leave_backend(struct visit *visit)
 	if (!backend)
 		return;
 	visit->backend = NULL;
+	if (backend->offered == visit)
+		backend->offered = NULL;
 	if (visit->path == VISIT_HANDED)
 		forget_handed(visit);
 	visit->service->visit_count[visit->path]--;
@@ -163,21 +166,31 @@ static int carry(struct visit *visit, struct backend *backend, int fd)
 	return 0;
 }
 
-/* The backend gets the client's own socket. */
+/* The backend gets the client's own socket; a copy stays until it has taken it. */
 static int hand_over(struct visit *visit, struct backend *backend)
 {
-	int fd = visit->client;
+	int fd = fcntl(visit->client, F_DUPFD_CLOEXEC, 3);
 	socklen_t len = sizeof(visit->cookie);
 
-	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &visit->cookie, &len))
+	if (fd < 0)
 		return -errno;
-	if (note_handed(visit))
+	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &visit->cookie, &len) ||
+	    note_handed(visit)) {
+		close(fd);
 		return -ENOMEM;
+	}
 	visit->seen = visit->service->server->sweep + 1;
-	visit->client = -1;
 	join_backend(visit, backend, VISIT_HANDED);
+	backend->offered = visit;
 	bind_hand_over(backend, &visit->peer, fd);
 	return 0;
+}
+
+void visit_taken(struct visit *visit)
+{
+	visit->backend->offered = NULL;
+	close(visit->client);
+	visit->client = -1;
 }
 
 static int give(struct visit *visit, struct backend *backend)
@@ -185,7 +198,7 @@ static int give(struct visit *visit, struct backend *backend)
 	int fd;
 
 	if (!*backend->path)
-		return backend->accept_count && visit->client >= 0 ?
+		return backend->asked && visit->client >= 0 ?
 			       hand_over(visit, backend) :
 			       -EAGAIN;
 	fd = backend_connect(backend);
@@ -370,6 +383,15 @@ static void move(struct visit *visit)
 	backend_probe(backend, server_now());
 	leave_backend(visit);
 	if (visit->moves++ < MOVES_MAX)
+		place(visit);
+	else
+		turn_away(visit);
+}
+
+void visit_return(struct visit *visit)
+{
+	leave_backend(visit);
+	if (!visit->service->removed)
 		place(visit);
 	else
 		turn_away(visit);

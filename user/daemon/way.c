@@ -190,6 +190,7 @@ static void resume(struct pair *pair, int backend)
 	pair->waiting = false;
 	pair->lost = false;
 	pair->ways[1].ended = false;
+	way->passed = false; /* the first one was told, not this one */
 	if (pair->first.at) {
 		if (way->data.at)
 			way->held = way->data;
