@@ -76,6 +76,7 @@ static const struct key {
 	SERVICE_KEY("service.mode", OCTAL, mode, 0, 0777),
 	SERVICE_KEY("service.owner", TEXT, owner, 0, 0),
 	SERVICE_KEY("service.group", TEXT, group, 0, 0),
+	SERVICE_KEY("service.half_close", BOOLEAN, half_close, 0, 0),
 	SERVICE_KEY("service.limit_per_uid", NUMBER, limit_per_uid, 0, 262144),
 	SERVICE_KEY("service.bind_user", TEXT, bind_user, 0, 0),
 	SERVICE_KEY("service.bind_group", TEXT, bind_group, 0, 0),
@@ -344,6 +345,7 @@ static struct service_config *service_of(struct reading *reading,
 	strcpy((*at)->name, name);
 	(*at)->type = SOCK_STREAM;
 	(*at)->mode = 0660;
+	(*at)->half_close = true;
 	for (size_t i = 0; i < KEYS; i++) {
 		if (OF_SERVICE(&keys[i]))
 			reading->set[i] = 0;

@@ -136,6 +136,17 @@ static void visit_end(struct visit *visit)
 
 /* Giving it to a backend --------------------------------------------------- */
 
+/*
+ * The kernel drops what it has redirected towards a side that shuts down its own
+ * sending: so this is for services where nobody does.
+ */
+static bool may_redirect(const struct service *service)
+{
+	return service->config.type == SOCK_STREAM &&
+	       !service->config.half_close &&
+	       service->server->services->redirect;
+}
+
 /* To an engine; takes the backend's fd. 0 or -errno. */
 static int carry(struct visit *visit, struct backend *backend, int fd)
 {
@@ -147,7 +158,7 @@ static int carry(struct visit *visit, struct backend *backend, int fd)
 		redirect_resume(visit->redirect, fd);
 	} else if (visit->pair) {
 		switch_resume(visit->pair, fd);
-	} else if (service->config.type == SOCK_STREAM && services->redirect) {
+	} else if (may_redirect(service)) {
 		visit->redirect = redirect_add(services->redirect,
 					       visit->client, fd,
 					       &service->traffic, visit);
@@ -179,7 +190,7 @@ static int hand_over(struct visit *visit, struct backend *backend)
 		close(fd);
 		return -ENOMEM;
 	}
-	visit->seen = visit->service->server->sweep + 1;
+	visit->seen = visit->service->server->sweep;
 	join_backend(visit, backend, VISIT_HANDED);
 	backend->offered = visit;
 	bind_hand_over(backend, &visit->peer, fd);

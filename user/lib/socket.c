@@ -176,18 +176,27 @@ static void listener_start(struct sluice_listener *listener)
 }
 
 int sluice_service_bind(struct sluice_listener **out, const char *name,
-			const struct sluice_options *options)
+			const struct sluice_options *in)
 {
+	struct sluice_options options = { 0 };
+	struct sluice_endpoint_options endpoint;
 	struct sluice_listener *listener;
-	struct sluice_endpoint_options control;
-	int r;
+	int r = 0;
 
-	r = listener_new(&listener, options);
+	if (in)
+		r = options_copy(&options, sizeof(options), in);
+	if (!r)
+		r = endpoint_options_read(&endpoint, options.endpoint_options);
 	if (r)
 		return r;
-	r = endpoint_options_read(&control, listener->options.endpoint_options);
-	if (!r)
-		r = service_open(&listener->service, name, control.control);
+	options.size = sizeof(options);
+	/* they say here where sluiced is, steered or not */
+	if (!(options.flags & SLUICE_F_STEER))
+		options.endpoint_options = NULL;
+	r = listener_new(&listener, &options);
+	if (r)
+		return r;
+	r = service_open(&listener->service, name, endpoint.control);
 	if (r) {
 		free(listener);
 		return r;
