@@ -59,7 +59,8 @@ EXAMPLE_SRC := $(filter-out $(CAT_SRC),$(wildcard user/examples/*.c))
 # the others have is linked to every test.
 TEST_SRC := $(shell grep -lE '^TAP_(TEST|EACH)' selftests/*.c)
 TEST_TOOL_SRC := $(wildcard selftests/*-tool.c)
-HELPER_SRC := $(filter-out $(TEST_SRC) $(TEST_TOOL_SRC),$(wildcard selftests/*.c))
+HELPER_SRC := $(filter-out $(TEST_SRC) $(TEST_TOOL_SRC) selftests/redirects.c, \
+	$(wildcard selftests/*.c))
 BPF_SRC := $(wildcard bpf/*.bpf.c)
 MAN := $(wildcard user/man/*.[1-8])
 
@@ -77,9 +78,9 @@ SKELETONS := $(patsubst bpf/%.bpf.c,$(O)/gen/%.skel.h,$(BPF_SRC))
 TESTS_BUILT := $(patsubst selftests/%.c,$(O)/selftests/%,$(TEST_SRC))
 TEST_TOOLS := $(patsubst selftests/%.c,$(O)/selftests/%,$(TEST_TOOL_SRC))
 
-# Parts of sluiced that are tested without it: selftests/redirect-*.c
-REDIRECT_SRC := $(addprefix user/daemon/,redirect.c flow.c move.c hold.c \
-	sockmap.c maps.c pins.c log.c)
+# Parts of sluiced that are tested without it, by selftests/redirect-*.c.
+REDIRECT_SRC := selftests/redirects.c $(addprefix user/daemon/,redirect.c \
+	flow.c move.c hold.c sockmap.c maps.c pins.c log.c)
 REDIRECT_TESTS := $(filter $(O)/selftests/redirect-%,$(TESTS_BUILT))
 
 # What tests and scripts need to know.
@@ -111,7 +112,7 @@ $(O)/obj/user/lib/%.o: OWN = $(OWN_LIB)
 $(O)/obj/user/daemon/%.o: OWN = $(OWN_DAEMON)
 $(O)/obj/user/ctl/%.o: OWN = -Ibpf
 $(O)/obj/selftests/%.o: OWN = $(OWN_TEST)
-$(O)/obj/selftests/redirect-%.o: OWN = $(OWN_TEST) -Iuser/daemon
+$(O)/obj/selftests/redirect%.o: OWN = $(OWN_TEST) -Iuser/daemon
 
 COMPILE = $(CC) $(SLUICE_CFLAGS) -Iinclude $(OWN) $(CPPFLAGS) $(CFLAGS)
 LINK = $(CC) -pthread $(SANITIZE) $(CFLAGS) $(LDFLAGS)
@@ -162,7 +163,7 @@ $(O)/ready: Makefile | $(O)
 	@touch $@
 
 # Who loads programs; later the .d files say so.
-$(call obj,$(HELPER_SRC)): | $(SKELETONS)
+$(call obj,$(HELPER_SRC) selftests/redirects.c): | $(SKELETONS)
 
 $(O)/obj/%.o: %.c $(O)/flags | $(O)/ready
 	$(call say,CC,$<)
@@ -170,7 +171,8 @@ $(O)/obj/%.o: %.c $(O)/flags | $(O)/ready
 	$(Q)$(COMPILE) -MMD -MP -c -o $@ $<
 
 -include $(patsubst %.o,%.d,$(call obj,$(LIB_SRC) $(BENCH_SRC) $(DAEMON_SRC) \
-	$(CAT_SRC) $(CTL_SRC) $(EXAMPLE_SRC) $(HELPER_SRC) $(TEST_SRC) $(TEST_TOOL_SRC)))
+	$(CAT_SRC) $(CTL_SRC) $(EXAMPLE_SRC) $(HELPER_SRC) $(TEST_SRC) $(TEST_TOOL_SRC) \
+	selftests/redirects.c))
 
 # The objects are the same wherever they are built: gen object drops what is
 # there for debuggers. A program says #include "NAME.skel.h" to load one.

@@ -165,8 +165,10 @@ int redirect(struct __sk_buff *ctx)
 		COUNT(held_bytes, ctx->len);
 	}
 	verdict = bpf_sk_redirect_hash(ctx, &targets, &cookie, 0);
-	if (verdict != SK_PASS)
+	if (verdict != SK_PASS) {
 		COUNT(lost_target, 1);
+		__sync_fetch_and_add(&flow->lost, ctx->len);
+	}
 	return verdict;
 }
 

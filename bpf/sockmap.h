@@ -38,7 +38,8 @@ struct sockmap_flow {
 	__u64 word; /* SOCKMAP_ON, and bytes sent to `hold` */
 	__u64 bytes; /* redirected to the target */
 	__u64 messages; /* likewise: skbs */
-	__u64 __resv1[5];
+	__u64 lost; /* bytes for which the target was not there */
+	__u64 __resv1[4];
 };
 
 /* The only variable in the programs' read-only data. */

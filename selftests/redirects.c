@@ -2,12 +2,166 @@
 /* What the tests of redirection share; redirects.h says what. */
 #include "redirects.h"
 
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "maps.h"
 #include "tap.h"
+
+struct sockmap redirects_sockmap;
+struct redirect *redirects_engine;
+static int event_fd;
+
+static int quiet(enum libbpf_print_level level, const char *format,
+		 va_list args)
+{
+	(void)level;
+	(void)format;
+	(void)args;
+	return 0;
+}
+
+void redirects_start(void)
+{
+	int r;
+
+	libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
+	libbpf_set_print(quiet);
+	r = sockmap_open(&redirects_sockmap);
+	if (r)
+		tap_skip("cannot load the programs: %s", strerror(-r));
+	CHECK_OK(maps_grace_init());
+	event_fd = CHECK_SYS(eventfd(0, EFD_CLOEXEC));
+	CHECK_OK(redirect_start(&redirects_engine, &redirects_sockmap,
+				event_fd));
+}
+
+void redirects_stop(void)
+{
+	uint64_t key;
+
+	redirect_stop(redirects_engine);
+	CHECK(bpf_map_get_next_key(redirects_sockmap.flow_of, NULL, &key));
+	CHECK(bpf_map_get_next_key(redirects_sockmap.sources, NULL, &key));
+	CHECK(bpf_map_get_next_key(redirects_sockmap.targets, NULL, &key));
+	sockmap_close(&redirects_sockmap);
+	close(event_fd);
+}
+
+void redirects_prepare(struct link *link, int inner[2], int sndbuf)
+{
+	int client[2], backend[2];
+
+	CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, client));
+	CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, backend));
+	*link = (struct link){ .client = client[0], .backend = backend[0] };
+	inner[0] = client[1];
+	inner[1] = backend[1];
+	for (int i = 0; sndbuf && i < 2; i++) {
+		CHECK_SYS(setsockopt(client[i], SOL_SOCKET, SO_SNDBUF, &sndbuf,
+				     sizeof(sndbuf)));
+		CHECK_SYS(setsockopt(backend[i], SOL_SOCKET, SO_SNDBUF, &sndbuf,
+				     sizeof(sndbuf)));
+	}
+}
+
+void redirects_add(struct link *link, int inner[2])
+{
+	link->pair = redirect_add(redirects_engine, inner[0], inner[1],
+				  &link->traffic, link);
+	CHECK(link->pair);
+}
+
+void redirects_open(struct link *link, int sndbuf)
+{
+	int inner[2];
+
+	redirects_prepare(link, inner, sndbuf);
+	redirects_add(link, inner);
+}
+
+struct redirect_event *redirects_event(void)
+{
+	static struct redirect_event *events;
+	struct redirect_event *event;
+	uint64_t count;
+
+	while (!events) {
+		CHECK_EQ(read(event_fd, &count, sizeof(count)),
+			 (ssize_t)sizeof(count));
+		events = redirect_events(redirects_engine);
+	}
+	event = events;
+	events = event->next;
+	return event;
+}
+
+void redirects_done(int count)
+{
+	while (count--) {
+		struct redirect_event *event = redirects_event();
+
+		CHECK_EQ(event->end, REDIRECT_DONE);
+		redirect_free(event->pair);
+	}
+}
+
+void redirects_close(struct link *link)
+{
+	close(link->client);
+	close(link->backend);
+	redirects_done(1);
+}
+
+void redirects_say(int fd, const char *text)
+{
+	CHECK_EQ(send(fd, text, strlen(text), MSG_NOSIGNAL),
+		 (ssize_t)strlen(text));
+}
+
+void redirects_hear(int fd, const char *text)
+{
+	char data[64] = { 0 };
+	size_t len = strlen(text);
+
+	CHECK_EQ(recv(fd, data, len, MSG_WAITALL), (ssize_t)len);
+	CHECK_MEM(data, text, len);
+}
+
+struct redirect_status redirects_status(const struct link *link)
+{
+	struct redirect_status status;
+
+	redirect_read(link->pair, &status);
+	return status;
+}
+
+void redirects_talk(struct link *link)
+{
+	for (int i = 0; i < 3; i++) {
+		redirects_say(link->client, "question");
+		redirects_hear(link->backend, "question");
+		redirects_say(link->backend, "answer");
+		redirects_hear(link->client, "answer");
+		tap_sleep(1000000);
+	}
+	CHECK_SOON(redirects_status(link).state[0] == REDIRECT_ON);
+	CHECK_SOON(redirects_status(link).state[1] == REDIRECT_ON);
+}
+
+void redirects_hear_end(int fd)
+{
+	char byte;
+
+	CHECK_EQ(CHECK_SYS(recv(fd, &byte, 1, 0)), 0);
+}
+
+/* Streams ----------------------------------------------------------------- */
 
 static uint64_t mix(uint64_t x)
 {
@@ -119,19 +273,19 @@ static void *receive_stream(void *arg)
 	return NULL;
 }
 
-static void start(struct stream *stream, void *(*run)(void *))
+static void run_stream(struct stream *stream, void *(*run)(void *))
 {
 	CHECK_EQ(pthread_create(&stream->thread, NULL, run, stream), 0);
 }
 
 void redirects_send(struct stream *stream)
 {
-	start(stream, send_stream);
+	run_stream(stream, send_stream);
 }
 
 void redirects_receive(struct stream *stream)
 {
-	start(stream, receive_stream);
+	run_stream(stream, receive_stream);
 }
 
 void redirects_join(struct stream *stream)

@@ -161,6 +161,7 @@ static void relay(struct flow *flow)
 			if (n < 0 && flow->way == PAIR_TO_CLIENT &&
 			    redirect_unbegun(flow->pair))
 				return;
+			redirect_half_closed(flow);
 			flow_end(flow);
 			return;
 		}

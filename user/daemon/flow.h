@@ -125,6 +125,9 @@ int64_t redirect_now(void);
  */
 bool redirect_unbegun(struct redirect_pair *pair);
 
+/* The sender has called shutdown(). */
+void redirect_half_closed(struct flow *flow);
+
 /* flow.c */
 /* Does what can be done. */
 void flow_run(struct flow *flow);

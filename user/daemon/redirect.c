@@ -4,6 +4,8 @@
  * ends with. flow.h says who does the rest.
  */
 #include <errno.h>
+#include <linux/sock_diag.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +20,7 @@
 #include "maps.h"
 
 #define EVENTS_PER_ROUND 64
+#define REDIRECT_ROOM (2 << 20) /* the kernel doubles it */
 #ifndef SO_PASSRIGHTS
 #define SO_PASSRIGHTS 83 /* Linux 6.16 */
 #endif
@@ -221,13 +224,25 @@ static void reset_flow(struct redirect_pair *pair, enum pair_way way)
 	};
 }
 
+/*
+ * The kernel sends on while half of the send buffer is free. If it is not, it
+ * looks again a tick later, whatever happens before: so the receiver needs enough
+ * to read for that long.
+ */
+static void make_room(int fd)
+{
+	int room = REDIRECT_ROOM, off = 0;
+
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)))
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+	/* better an error than fds that disappear; older kernels have no such thing */
+	setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off));
+}
+
 /* Whatever fails here, the flows then are refused, and relayed. */
 static void add_target(struct redirect_pair *pair, struct side *side)
 {
-	int off = 0;
-
-	/* better an error than fds that disappear; older kernels have no such thing */
-	setsockopt(side->fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off));
+	make_room(side->fd);
 	side->cookie = sockmap_cookie(side->fd);
 	int r = sockmap_add_target(pair->redirect->sockmap, side->fd,
 				   side->cookie);
@@ -322,6 +337,36 @@ static void on_hangup(struct redirect_pair *pair, struct side *side)
 	flow_break(&pair->flows[backend ? PAIR_TO_BACKEND : PAIR_TO_CLIENT]);
 }
 
+/*
+ * A peer that calls shutdown() has its other end, ours, thrown out of the maps;
+ * whatever was on the way to it inside the kernel is dropped. Pairs are given to
+ * us if that is not to be expected; if it happens when nothing was on the way, no
+ * harm was done, and else the pair must not look as if all was well.
+ */
+void redirect_half_closed(struct flow *flow)
+{
+	struct redirect_pair *pair = flow->pair;
+	struct side *side = flow_in(flow);
+	struct flow *back = &pair->flows[!flow->way];
+	uint32_t meminfo[SK_MEMINFO_VARS] = { 0 };
+	socklen_t len = sizeof(meminfo);
+	struct pollfd pollfd = { .fd = side->fd };
+
+	/* it has closed: nothing that was for it matters */
+	if (poll(&pollfd, 1, 0) < 0 || pollfd.revents & POLLHUP)
+		return;
+	sockmap_add_target(pair->redirect->sockmap, side->fd, side->cookie);
+	getsockopt(side->fd, SOL_SOCKET, SO_MEMINFO, meminfo, &len);
+	if (flow_in_map(back) &&
+	    (meminfo[SK_MEMINFO_DROPS] || redirect_slot(back)->lost)) {
+		log_client("a %s called shutdown() while data was on the way "
+			   "to it, which is lost: the connection ends; its "
+			   "service should have half-close = yes",
+			   flow->way == PAIR_TO_CLIENT ? "backend" : "client");
+		pair->dropped = true;
+	}
+}
+
 static void on_event(struct side *side, uint32_t events)
 {
 	struct redirect_pair *pair = side->pair;
@@ -342,6 +387,7 @@ static void on_event(struct side *side, uint32_t events)
 	    !from->in_ended) {
 		from->in_ended = true;
 		from->pause = 0;
+		redirect_half_closed(from);
 	}
 	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP))
 		flow_run(from);
