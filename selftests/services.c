@@ -59,6 +59,33 @@ static void *echo(void *arg)
 	return NULL;
 }
 
+/* Answers each message: with itself, or with its number. */
+static void serve_dgram(int fd, int number, enum backend_kind kind)
+{
+	const char name = (char)('0' + number);
+	char *data = malloc(1 << 20);
+
+	for (;;) {
+		struct sockaddr_un from;
+		socklen_t size = sizeof(from);
+		ssize_t n;
+
+		if (kind == BACKEND_DEAF || kind == BACKEND_MUTE)
+			pause();
+		n = recvfrom(fd, data, 1 << 20, 0, (struct sockaddr *)&from,
+			     &size);
+		if (n < 0)
+			_exit(1);
+		if (size <= sizeof(sa_family_t))
+			continue;
+		if (kind == BACKEND_NAME)
+			sendto(fd, &name, 1, 0, (struct sockaddr *)&from, size);
+		else
+			sendto(fd, data, (size_t)n, 0, (struct sockaddr *)&from,
+			       size);
+	}
+}
+
 static void serve(int listener, int number, enum backend_kind kind)
 {
 	char name = (char)('0' + number);
@@ -96,7 +123,8 @@ int backend_listen(struct services *s, unsigned int number)
 	address = address_of(path);
 	fd = CHECK_SYS(socket(AF_UNIX, s->type | SOCK_CLOEXEC, 0));
 	CHECK_SYS(bind(fd, (struct sockaddr *)&address, sizeof(address)));
-	CHECK_SYS(listen(fd, 64));
+	if (s->type != SOCK_DGRAM)
+		CHECK_SYS(listen(fd, 64));
 	return fd;
 }
 
@@ -106,6 +134,8 @@ void backend_start(struct services *s, unsigned int number,
 	int fd = backend_listen(s, number);
 
 	s->backends[number] = tap_fork();
+	if (!s->backends[number] && s->type == SOCK_DGRAM)
+		serve_dgram(fd, (int)number, kind);
 	if (!s->backends[number])
 		serve(fd, (int)number, kind);
 	close(fd);

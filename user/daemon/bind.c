@@ -229,6 +229,8 @@ static void fill_record(const struct service *service,
 		.accepted = service->accepted,
 		.refused = service->refused,
 	};
+	if (service->intercept.count)
+		record->flags |= SLUICE_SERVICE_F_INTERCEPTS;
 	strcpy((char *)record->name, service->config.name);
 	strcpy((char *)record->listen, service->config.listen);
 	for (int i = 0; i < 2; i++) {

@@ -367,13 +367,19 @@ static void check_service(struct reading *reading,
 			     "[service %s] and [service %s] listen at "
 			     "the same path",
 			     other->name, service->name);
+		if (*service->intercept &&
+		    !strcmp(other->intercept, service->intercept))
+			fail(reading,
+			     "[service %s] and [service %s] intercept "
+			     "the same path",
+			     other->name, service->name);
 	}
 	for (unsigned int i = 0; i < service->backends.count; i++) {
 		if (!strcmp(service->backends.path[i], service->listen))
 			fail(reading, "[service %s] is its own backend",
 			     service->name);
 	}
-	if (!*service->intercept != !service->cgroups.count)
+	if (!*service->intercept == !!service->cgroups.count)
 		fail(reading, "[service %s]: intercept and cgroups go together",
 		     service->name);
 }

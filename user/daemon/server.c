@@ -45,6 +45,23 @@ int server_watch(struct server *server, struct source *source, uint32_t events)
 	return -errno;
 }
 
+void server_free_later(struct server *server, struct source *source)
+{
+	source->fd = -1;
+	source->gone = server->gone;
+	server->gone = source;
+}
+
+static void free_gone(struct server *server)
+{
+	while (server->gone) {
+		struct source *source = server->gone;
+
+		server->gone = source->gone;
+		free(source);
+	}
+}
+
 /* Signals ----------------------------------------------------------------- */
 
 /* What cannot change while sluiced runs stays, and it says so. */
@@ -178,6 +195,7 @@ static int open_programs(struct server *server)
 	server->sockmap_error = sockmap_open(&server->sockmap);
 	if (!server->sockmap_error)
 		sockmap_pin(&server->sockmap, server->config.pin_dir);
+	intercepts_open(&server->intercepts);
 	return 0;
 }
 
@@ -266,6 +284,7 @@ int server_run(struct server *server)
 				source->ready(server, source, events[i].events);
 		}
 		client_reap(server);
+		free_gone(server);
 		run_deadlines(server);
 	}
 	return 0;
@@ -297,6 +316,7 @@ void server_stop(struct server *server)
 		worker_stop(server->worker);
 	if (server->worker && server->config.unload)
 		remove_all(server);
+	intercepts_close(&server->intercepts);
 	if (!server->sockmap_error)
 		sockmap_close(&server->sockmap);
 	programs_close(&server->programs);

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "config.h"
+#include "intercept.h"
 #include "programs.h"
 #include "socketfile.h"
 #include "sockmap.h"
@@ -27,7 +28,8 @@ struct server;
 struct source {
 	void (*ready)(struct server *server, struct source *source,
 		      uint32_t events);
-	int fd;
+	int fd; /* -1: closed */
+	struct source *gone; /* the next of those to be freed */
 };
 
 struct server {
@@ -39,8 +41,10 @@ struct server {
 	struct worker *worker;
 	struct tables tables;
 	struct services *services;
+	struct intercepts intercepts;
 	struct client *clients;
 	struct client *closed; /* to be freed after this round of events */
+	struct source *gone; /* likewise */
 	int epoll;
 	struct source listener, signals, jobs, refusals;
 	struct ring_buffer *refused; /* what bpf/guard.bpf.c dropped */
@@ -57,6 +61,11 @@ struct server {
 
 /* Watches source for events, or changes which. 0 or -errno. */
 int server_watch(struct server *server, struct source *source, uint32_t events);
+/*
+ * Frees what begins with the source, after this round of events, which may have
+ * one for it still. Its fd is closed already.
+ */
+void server_free_later(struct server *server, struct source *source);
 int64_t server_now(void);
 
 /* listener.c: 0 or -errno, after it has said why. */

@@ -20,7 +20,10 @@ static void ready(struct server *server, struct source *source, uint32_t events)
 {
 	(void)server;
 	(void)events;
-	visit_accept((struct service *)source);
+	if (((struct service *)source)->config.type == SOCK_DGRAM)
+		dgram_ready((struct service *)source);
+	else
+		visit_accept((struct service *)source);
 }
 
 void service_pause(struct service *service, bool paused)
@@ -51,6 +54,7 @@ static void start_listening(struct service *service)
 {
 	struct socket_file *file = &service->file;
 	const struct service_config *config = &service->config;
+	const int one = 1;
 	int fd;
 
 	*file = (struct socket_file){
@@ -67,7 +71,9 @@ static void start_listening(struct service *service)
 	}
 	service->source.fd = fd;
 	service->paused = true;
-	if (listen(fd, BACKLOG))
+	if (config->type == SOCK_DGRAM ?
+		    setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)) :
+		    listen(fd, BACKLOG))
 		complain(service, -errno);
 	else
 		service->complained = false;
@@ -102,10 +108,10 @@ void service_update(struct service *service)
 		start_listening(service);
 	if (!any && service->source.fd >= 0)
 		stop_listening(service, false);
-	if (!any && service->waiting)
+	if (!any)
 		visit_refuse_waiting(service);
 	/* those that wait are served first */
-	service_pause(service, service->waiting || !room);
+	service_pause(service, service->waiting || service->held || !room);
 }
 
 /* The configuration -------------------------------------------------------- */
@@ -129,7 +135,7 @@ void service_free_if_over(struct service *service)
 	while (*at != service)
 		at = &(*at)->next;
 	*at = service->next;
-	free(service);
+	server_free_later(service->server, &service->source);
 }
 
 static void remove_service(struct service *service)
@@ -137,8 +143,10 @@ static void remove_service(struct service *service)
 	struct backend *backend, *next;
 
 	log_info("service %s: removed", service->config.name);
+	intercept_stop(&service->server->intercepts, &service->intercept);
 	stop_listening(service, true);
 	service->removed = true;
+	dgram_stop(service);
 	visit_refuse_waiting(service);
 	for (backend = service->backends; backend; backend = next) {
 		next = backend->next;
@@ -164,8 +172,26 @@ static struct service *add_service(struct server *server, const char *name)
 	return service;
 }
 
+static bool intercepts_same(const struct service_config *a,
+			    const struct service_config *b)
+{
+	if (strcmp(a->intercept, b->intercept) ||
+	    a->cgroups.count != b->cgroups.count)
+		return false;
+	for (unsigned int i = 0; i < a->cgroups.count; i++) {
+		if (strcmp(a->cgroups.path[i], b->cgroups.path[i]))
+			return false;
+	}
+	return true;
+}
+
 static void apply(struct service *service, const struct service_config *config)
 {
+	const struct intercepts *intercepts = &service->server->intercepts;
+	bool same = intercepts_same(&service->config, config);
+
+	if (!same)
+		intercept_stop(intercepts, &service->intercept);
 	service->config = *config;
 	service->config.next = NULL;
 	service->complained = false;
@@ -178,6 +204,8 @@ static void apply(struct service *service, const struct service_config *config)
 			complain(service, r);
 	}
 	backends_apply(service, &service->config);
+	if (!same)
+		intercept_start(intercepts, &service->intercept, config);
 }
 
 /* The same name, but not to be changed in place. */
@@ -279,12 +307,14 @@ void services_tick(struct server *server)
 		}
 		if (service->waiting)
 			visit_retry(service);
+		if (service->config.type == SOCK_DGRAM)
+			dgram_tick(service, now);
 		service_update(service);
 		services->tick_at = now + TICK_NS;
 	}
 	for (struct service *service = services->first; service;
 	     service = service->next) {
-		if (service->waiting)
+		if (service->waiting || service->held)
 			services->tick_at = now + TICK_WAITING_NS;
 	}
 }
@@ -313,6 +343,7 @@ void services_stop(struct server *server)
 	services->redirect = NULL;
 	for (service = services->first; service; service = next) {
 		next = service->next;
+		intercept_stop(&server->intercepts, &service->intercept);
 		stop_listening(service, true);
 	}
 }

@@ -6,6 +6,7 @@
  *   service.c  the services of the configuration, listening and refusing
  *   backend.c  which backends are up, and which one is next
  *   visit.c     connections: from accept() to their end
+ *   dgram.c    the same for DGRAM, which has no connections
  *   bind.c     backends that bind at run time: requests of clients
  *
  * A backend of the configuration is a path. It is looked at PROBE_UP_NS after
@@ -88,9 +89,12 @@ struct service {
 	struct server *server;
 	struct service_config config;
 	struct socket_file file;
+	struct intercept intercept;
 	bool removed;
 	bool complained; /* the log says why it does not listen */
 	bool paused; /* it listens, but is not watched */
+	struct session *sessions; /* DGRAM */
+	struct held *held; /* DGRAM: the message that stops the socket */
 	struct backend *backends;
 	struct backend *last; /* that was chosen */
 	uint64_t round;
@@ -154,6 +158,15 @@ void backend_probe(struct backend *backend, int64_t now);
 int backend_connect(const struct backend *backend);
 
 void visit_accept(struct service *service);
+/* NULL: no memory. It is in use as long as it has visits. */
+struct service_user *visit_user(struct service *service, uid_t uid);
+/* With the visit that is about to be made counted already. */
+bool visit_over_limit(struct service *service, struct service_user *user);
+struct visit *visit_new(struct service *service, struct service_user *user,
+			const struct ucred *peer, int fd);
+void visit_join(struct visit *visit, struct backend *backend,
+		enum visit_path path);
+void visit_end(struct visit *visit);
 /* Those that wait for a backend. */
 void visit_retry(struct service *service);
 void visit_on_switched(struct server *server, struct source *source,
@@ -165,6 +178,11 @@ void visit_taken(struct visit *visit);
 void visit_return(struct visit *visit);
 /* All that wait, when no backend is left. */
 void visit_refuse_waiting(struct service *service);
+
+/* dgram.c: messages for the service's socket, and time passes. */
+void dgram_ready(struct service *service);
+void dgram_tick(struct service *service, int64_t now);
+void dgram_stop(struct service *service);
 
 /* Answers the ACCEPT of a bound backend; takes the fd. */
 void bind_hand_over(struct backend *backend, const struct ucred *peer, int fd);

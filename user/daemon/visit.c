@@ -20,7 +20,7 @@
 
 /* Users ------------------------------------------------------------------- */
 
-static struct service_user *get_user(struct service *service, uid_t uid)
+struct service_user *visit_user(struct service *service, uid_t uid)
 {
 	struct service_user **at = &service->users;
 
@@ -69,9 +69,8 @@ static void forget_handed(struct visit *visit)
 
 /* The visit ---------------------------------------------------------------- */
 
-static struct visit *visit_new(struct service *service,
-			       struct service_user *user,
-			       const struct ucred *peer, int fd)
+struct visit *visit_new(struct service *service, struct service_user *user,
+			const struct ucred *peer, int fd)
 {
 	struct visit *visit = calloc(1, sizeof(*visit));
 
@@ -105,8 +104,8 @@ static void leave_backend(struct visit *visit)
 	backend_put(backend);
 }
 
-static void join_backend(struct visit *visit, struct backend *backend,
-			 enum visit_path path)
+void visit_join(struct visit *visit, struct backend *backend,
+		enum visit_path path)
 {
 	visit->backend = backend;
 	visit->path = path;
@@ -115,7 +114,7 @@ static void join_backend(struct visit *visit, struct backend *backend,
 	backend->visits++;
 }
 
-static void visit_end(struct visit *visit)
+void visit_end(struct visit *visit)
 {
 	struct service *service = visit->service;
 
@@ -173,7 +172,7 @@ static int carry(struct visit *visit, struct backend *backend, int fd)
 		return services->switcher ? -ENOMEM : -ENOSYS;
 	}
 	visit->client = -1;
-	join_backend(visit, backend, path);
+	visit_join(visit, backend, path);
 	return 0;
 }
 
@@ -191,7 +190,7 @@ static int hand_over(struct visit *visit, struct backend *backend)
 		return -ENOMEM;
 	}
 	visit->seen = visit->service->server->sweep;
-	join_backend(visit, backend, VISIT_HANDED);
+	visit_join(visit, backend, VISIT_HANDED);
 	backend->offered = visit;
 	bind_hand_over(backend, &visit->peer, fd);
 	return 0;
@@ -311,7 +310,7 @@ void visit_refuse_waiting(struct service *service)
 
 /* Accepting --------------------------------------------------------------- */
 
-static bool over_limit(struct service *service, struct service_user *user)
+bool visit_over_limit(struct service *service, struct service_user *user)
 {
 	uint64_t limit = service->config.limit_per_uid;
 
@@ -332,13 +331,13 @@ static void take(struct service *service, int fd)
 
 	service->accepted++;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) ||
-	    !(user = get_user(service, peer.uid))) {
+	    !(user = visit_user(service, peer.uid))) {
 		service->refused++;
 		close(fd);
 		return;
 	}
 	user->visits++; /* this one; and it stays over a sweep */
-	if (over_limit(service, user))
+	if (visit_over_limit(service, user))
 		log_client("service %s: uid %u has too many connections",
 			   service->config.name, peer.uid);
 	else
