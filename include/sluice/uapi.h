@@ -385,6 +385,8 @@ struct sluice_control_service {
 
 #define SLUICE_SERVICE_F_LISTENING 0x1u
 #define SLUICE_SERVICE_F_INTERCEPTS 0x2u
+#define SLUICE_SERVICE_F_HALF_CLOSE 0x4u /* allowed: nothing is redirected */
+#define SLUICE_SERVICE_F_REDIRECTS 0x8u /* new connections are redirected */
 #define SLUICE_SERVICES_MAX 16 /* records in a reply */
 
 /* Every request, and its reply: 64 bytes. */

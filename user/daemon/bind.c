@@ -229,6 +229,10 @@ static void fill_record(const struct service *service,
 		.accepted = service->accepted,
 		.refused = service->refused,
 	};
+	if (service->config.half_close)
+		record->flags |= SLUICE_SERVICE_F_HALF_CLOSE;
+	if (visit_may_redirect(service))
+		record->flags |= SLUICE_SERVICE_F_REDIRECTS;
 	if (service->intercept.count)
 		record->flags |= SLUICE_SERVICE_F_INTERCEPTS;
 	strcpy((char *)record->name, service->config.name);

@@ -167,6 +167,7 @@ struct visit *visit_new(struct service *service, struct service_user *user,
 void visit_join(struct visit *visit, struct backend *backend,
 		enum visit_path path);
 void visit_end(struct visit *visit);
+bool visit_may_redirect(const struct service *service);
 /* Those that wait for a backend. */
 void visit_retry(struct service *service);
 void visit_on_switched(struct server *server, struct source *source,

@@ -139,7 +139,7 @@ void visit_end(struct visit *visit)
  * The kernel drops what it has redirected towards a side that shuts down its own
  * sending: so this is for services where nobody does.
  */
-static bool may_redirect(const struct service *service)
+bool visit_may_redirect(const struct service *service)
 {
 	return service->config.type == SOCK_STREAM &&
 	       !service->config.half_close &&
@@ -157,7 +157,7 @@ static int carry(struct visit *visit, struct backend *backend, int fd)
 		redirect_resume(visit->redirect, fd);
 	} else if (visit->pair) {
 		switch_resume(visit->pair, fd);
-	} else if (may_redirect(service)) {
+	} else if (visit_may_redirect(service)) {
 		visit->redirect = redirect_add(services->redirect,
 					       visit->client, fd,
 					       &service->traffic, visit);
