@@ -234,7 +234,7 @@ $(O)/bin/sluicectl: $(call obj,$(CTL_SRC)) $(LIB) $(O)/sources | $(O)/bin
 # Not linked to the library, which does not need sluiced either.
 $(DAEMON): $(call obj,$(DAEMON_SRC)) $(O)/sources | $(O)/bin
 	$(call say,LINK,$@)
-	$(Q)$(LINK) -o $@ $(filter %.o,$^) -Wl,--as-needed -lbpf -linih -lcap-ng \
+	$(Q)$(LINK) -o $@ $(filter %.o,$^) -Wl,--as-needed -lbpf -luring -linih -lcap-ng \
 		-lsystemd
 
 $(EXAMPLES): $(O)/examples/%: $(O)/obj/user/examples/%.o $(LIB) | $(O)/examples

@@ -107,6 +107,11 @@ struct sk_buff {
 	unsigned int truesize;
 };
 
+struct bpf_sock_addr_kern {
+	void *uaddr;
+	__u32 uaddrlen;
+};
+
 struct seq_file;
 
 struct bpf_iter_meta {

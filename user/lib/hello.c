@@ -284,7 +284,7 @@ static int hello_peek(struct sluice_conn *conn, uint8_t type)
 	size_t n;
 	int r;
 
-	r = plain_peek(core, &peek, sizeof(peek), &n);
+	r = plain_look(core, MSG_PEEK, &peek, sizeof(peek), &n);
 	if (r < 0)
 		return r == -EAGAIN ? 0 : r;
 	if (!r || !looks_right(&peek.header, &peek.hello, n, type,

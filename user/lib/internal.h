@@ -249,6 +249,7 @@ struct conn_core {
 	int error; /* what ended it: 0, -EPROTO, ... */
 	char error_text[SLUICE_FRAME_TEXT_MAX + 64];
 	bool blocking; /* the fd is: recvmsg may sleep */
+	bool stream; /* the fd is: a plain stream of bytes */
 	bool hello_sent;
 	bool hello_due; /* a HELLO_ACK that met EAGAIN */
 	bool registered; /* this process, for membarrier */
@@ -293,10 +294,8 @@ struct conn_core {
 	uint32_t idle_position; /* of the last of them */
 	void **plain_held; /* by id: views of plain messages */
 	bool plain_eof, plain_timestamps;
-	bool plain_peeked; /* the next one on the socket has this length */
-	size_t plain_peeked_len;
-	void *plain_next; /* a plain message that was taken as a HELLO */
-	size_t plain_next_len;
+	void *plain_next; /* the next one, taken from the socket */
+	size_t plain_next_len; /* of the last one */
 
 	/* releasing */
 	uint32_t *pending_ids; /* RELEASE frames to be sent: RX_HELD_PENDING */
@@ -518,10 +517,11 @@ int plain_recv_copy(struct sluice_conn *conn, void *data, size_t capacity,
 		    size_t *len);
 int plain_release(struct sluice_conn *conn, const struct sluice_msg *msg);
 /*
- * Looks at the next message of the socket: 1 and its size in *len, its first
- * bytes in data; 0 at EOF; -EAGAIN, -errno.
+ * Takes the next message of the socket, or looks at it (flags MSG_PEEK): 1 and its
+ * size in *len, its first bytes in data; 0 at EOF; -EAGAIN, -errno.
  */
-int plain_peek(struct conn_core *core, void *data, size_t size, size_t *len);
+int plain_look(struct conn_core *core, int flags, void *data, size_t size,
+	       size_t *len);
 int plain_send(struct sluice_conn *conn, const struct iovec *parts,
 	       unsigned int count);
 bool plain_ready(struct sluice_conn *conn);

@@ -276,9 +276,9 @@ bool recv_ready(struct sluice_conn *conn)
 	struct sluice_slot slot;
 	bool in_ring;
 
-	return core->error || core->bye_seen || core->eof || core->plain_next ||
+	return core->error || core->bye_seen || core->eof ||
 	       next_slot(conn, &slot, &in_ring) ||
-	       ((core->plain_eof || core->plain_peeked) && steer_in_turn(core));
+	       ((core->plain_eof || core->plain_next) && steer_in_turn(core));
 }
 
 /*

@@ -98,7 +98,8 @@ void steer_settle(struct sluice_conn *conn)
 	s->word = ring_word(s->ring, s->conn);
 	s->told = true;
 	/* Nothing came early: the first one may be steered already. */
-	if (recv(core->fd, NULL, 0, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+	if (!core->plain_next &&
+	    recv(core->fd, NULL, 0, MSG_PEEK | MSG_DONTWAIT) < 0 &&
 	    errno == EAGAIN)
 		steer_after(conn, -EAGAIN);
 }

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/* Binding, probing and removing sockets' names; socketfile.h. */
+#include "socketfile.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <libgen.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "log.h"
+
+static int new_socket(int type)
+{
+	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static int address_of(const char *path, struct sockaddr_un *address)
+{
+	*address = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	if (strlen(path) >= sizeof(address->sun_path))
+		return -ENAMETOOLONG;
+	strcpy(address->sun_path, path);
+	return 0;
+}
+
+int socket_file_probe(const char *path, int type)
+{
+	struct sockaddr_un address;
+	int fd, r = address_of(path, &address);
+
+	if (r)
+		return r;
+	fd = new_socket(type == SOCK_DGRAM ? SOCK_STREAM : SOCK_DGRAM);
+	if (fd < 0)
+		return fd;
+	r = connect(fd, (struct sockaddr *)&address, sizeof(address)) ? -errno :
+									0;
+	close(fd);
+	/* the other type is right, the probe's is wrong */
+	return r == -EPROTOTYPE ? 0 : r ? r : -EPROTOTYPE;
+}
+
+static int clear_path(const char *path)
+{
+	struct stat st;
+
+	if (lstat(path, &st))
+		return errno == ENOENT ? 0 : -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -EEXIST;
+	if (socket_file_probe(path, SOCK_STREAM) != -ECONNREFUSED)
+		return -EADDRINUSE;
+	return unlink(path) ? -errno : 0;
+}
+
+static void make_parent(const char *path)
+{
+	char *copy = strdup(path);
+
+	/* binding says what is wrong if this does not help */
+	if (copy && mkdir(dirname(copy), 0755) && errno != EEXIST)
+		log_debug("%s: %s", copy, strerror(errno));
+	free(copy);
+}
+
+static int find_owner(const struct socket_file *file, uid_t *uid, gid_t *gid)
+{
+	struct passwd *user = NULL;
+	struct group *group = NULL;
+
+	*uid = (uid_t)-1;
+	*gid = (gid_t)-1;
+	errno = 0;
+	if (*file->owner && !(user = getpwnam(file->owner))) {
+		log_error("%s: there is no user %s", file->path, file->owner);
+		return errno ? -errno : -ESRCH;
+	}
+	if (user)
+		*uid = user->pw_uid;
+	errno = 0;
+	if (*file->group && !(group = getgrnam(file->group))) {
+		log_error("%s: there is no group %s", file->path, file->group);
+		return errno ? -errno : -ESRCH;
+	}
+	if (group)
+		*gid = group->gr_gid;
+	return 0;
+}
+
+int socket_file_access(const struct socket_file *file)
+{
+	uid_t uid;
+	gid_t gid;
+	int r = find_owner(file, &uid, &gid);
+
+	if (r)
+		return r;
+	/* the mode first, while the file is ours */
+	if (chmod(file->path, file->mode) ||
+	    ((uid != (uid_t)-1 || gid != (gid_t)-1) &&
+	     chown(file->path, uid, gid)))
+		return -errno;
+	return 0;
+}
+
+int socket_file_bind(struct socket_file *file)
+{
+	struct sockaddr_un address;
+	struct stat st;
+	int fd, r = address_of(file->path, &address);
+
+	file->ino = 0;
+	if (r)
+		return r;
+	make_parent(file->path);
+	r = clear_path(file->path);
+	if (r)
+		return r;
+	fd = new_socket(file->type);
+	if (fd < 0)
+		return fd;
+	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) ||
+	    lstat(file->path, &st)) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	file->dev = st.st_dev;
+	file->ino = st.st_ino;
+	r = socket_file_access(file);
+	if (!r)
+		return fd;
+	socket_file_remove(file);
+	close(fd);
+	return r;
+}
+
+void socket_file_remove(struct socket_file *file)
+{
+	struct stat st;
+
+	if (!file->ino || lstat(file->path, &st) || st.st_dev != file->dev ||
+	    st.st_ino != file->ino)
+		return;
+	if (unlink(file->path) && errno != ENOENT)
+		log_warning("%s: cannot remove: %s", file->path,
+			    strerror(errno));
+	file->ino = 0;
+}

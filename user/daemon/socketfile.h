@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
+/* Names of AF_UNIX sockets in the file system. */
+#ifndef SLUICED_SOCKETFILE_H
+#define SLUICED_SOCKETFILE_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct socket_file {
+	const char *path;
+	int type; /* SOCK_STREAM, ... */
+	mode_t mode;
+	const char *owner, *group; /* names; empty: as they come */
+	/* what was bound, so that nobody else's is removed */
+	dev_t dev;
+	ino_t ino;
+};
+
+/*
+ * Whether a socket of that type is there: 0, or -ECONNREFUSED, -ENOENT, ...
+ * Asked with another type, so that a server does not see a client.
+ */
+int socket_file_probe(const char *path, int type);
+
+/*
+ * Binds a new socket there. A socket that nobody has any more is replaced;
+ * anything else stays: -EADDRINUSE, -EEXIST. Nobody can connect before listen():
+ * so access is right from the start. Returns the fd or -errno; -ESRCH: owner or
+ * group is unknown.
+ */
+int socket_file_bind(struct socket_file *file);
+
+/* Mode, owner and group; 0 or -errno. */
+int socket_file_access(const struct socket_file *file);
+
+/* Unless something else is there meanwhile. */
+void socket_file_remove(struct socket_file *file);
+
+#endif
