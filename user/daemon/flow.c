@@ -15,8 +15,9 @@
 static void finish(struct flow *flow)
 {
 	free(flow->data);
-	flow->data = NULL;
-	flow->length = flow->sent = 0;
+	free(flow->peek);
+	flow->data = flow->peek = NULL;
+	flow->length = flow->sent = flow->peeked = 0;
 	flow->stuck = flow->filling = false;
 	flow->look_at = 0;
 	flow->state = REDIRECT_ENDED;

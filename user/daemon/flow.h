@@ -46,7 +46,9 @@ struct flow {
 	unsigned int busy; /* looks in a row that found the sender at it */
 	unsigned int patience; /* busy looks before it is made to wait */
 	bool filling; /* not read, so that the sender fills its queue */
-	size_t peeked; /* bytes still queued at the source, and in data */
+	int64_t full_since; /* its sender; 0: it is not */
+	unsigned char *peek; /* what is queued at the source, and was sent on */
+	size_t peeked; /* bytes of it */
 	int64_t look_at, fill_until; /* CLOCK_MONOTONIC, ns; 0: none */
 	int64_t pause; /* between looks */
 	/* in the map */
@@ -143,6 +145,9 @@ bool flow_flush(struct flow *flow);
 /* Events that the flow wants of its in and its out. */
 uint32_t flow_wants_in(const struct flow *flow);
 uint32_t flow_wants_out(const struct flow *flow);
+
+#define FULL_NS \
+	2000000 /* then a sender that is full is not in the middle of it */
 
 /* move.c */
 /* The source was read empty (idle), or it never is (busy). */

@@ -128,7 +128,7 @@ static void take_lagging(struct flow *flow, const unsigned char *peeked,
 }
 
 /* Has nothing come for a while? If not, it is looked at again. */
-static bool is_calm(struct flow *flow)
+static bool is_calm(struct flow *flow, int64_t ns)
 {
 	int64_t now = redirect_now();
 
@@ -136,9 +136,9 @@ static bool is_calm(struct flow *flow)
 		flow->calm_done = flow->done;
 		flow->calm_since = now;
 	}
-	if (now - flow->calm_since >= CALM_NS)
+	if (now - flow->calm_since >= ns)
 		return true;
-	redirect_timer(flow, CALM_NS);
+	redirect_timer(flow, ns);
 	return false;
 }
 
@@ -163,7 +163,7 @@ static void pass_lagging(struct flow *flow, const unsigned char *data,
 		if (!flow_send(flow, data + skip, len - (size_t)skip))
 			return;
 	}
-	if (found & SOCKMAP_LOOK_F_FULL || is_calm(flow))
+	if (is_calm(flow, found & SOCKMAP_LOOK_F_FULL ? FULL_NS : CALM_NS))
 		take_lagging(flow, data, len);
 }
 
@@ -239,7 +239,9 @@ static void settle(struct flow *flow)
 		flow->state = REDIRECT_RACED;
 		peek_lagging(flow);
 	}
-	if (!flow->settled || flow->stuck || !caught_up(flow))
+	/* what was peeked must come, so that it is skipped, and not redirected */
+	if (!flow->settled || flow->stuck || !caught_up(flow) ||
+	    flow->done != flow->read)
 		return;
 	/* pairs with the program's load, which is before it redirects */
 	__atomic_store_n(&redirect_slot(flow)->forwarded,

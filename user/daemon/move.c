@@ -14,7 +14,8 @@
  *        arrives later meets the program. It begins in HOLD (hold.c), which is
  *        right also if the queue is not empty then (RACED).
  * full   The sender has used up its send buffer, and all of that is in the
- *        queue: it can send nothing until somebody receives. What is queued is
+ *        queue, for FULL_NS, in which it has returned or sleeps: it can send
+ *        nothing until somebody receives. What is queued is
  *        peeked and sent on, the socket becomes a source that is ON, and only
  *        then exactly what was peeked is received, and thrown away.
  *
@@ -26,6 +27,7 @@
 #include <errno.h>
 #include <linux/sockios.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -159,11 +161,17 @@ void move_busy(struct flow *flow)
  * locks the queue: room for the sender comes up with the first skb, and the
  * program must not meet one of these.
  */
-static bool discard(struct flow *flow, unsigned char *buffer)
+static bool discard(struct flow *flow)
 {
-	ssize_t n = recv(flow_in(flow)->fd, buffer, flow->peeked, MSG_DONTWAIT);
+	unsigned char *data = malloc(flow->peeked);
+	ssize_t n = data ? recv(flow_in(flow)->fd, data, flow->peeked,
+				MSG_DONTWAIT) :
+			   -1;
+	bool same = n >= 0 && (size_t)n == flow->peeked &&
+		    !memcmp(data, flow->peek, flow->peeked);
 
-	return n >= 0 && (size_t)n == flow->peeked;
+	free(data);
+	return same;
 }
 
 static bool is_full(struct flow *flow)
@@ -182,6 +190,7 @@ static void stop_filling(struct flow *flow)
 
 static void peek(struct flow *flow)
 {
+	unsigned char *data;
 	int queued;
 	ssize_t n;
 
@@ -189,19 +198,18 @@ static void peek(struct flow *flow)
 	if (ioctl(flow_in(flow)->fd, SIOCINQ, &queued) || queued <= 0 ||
 	    (unsigned int)queued > PEEK_MAX)
 		return;
-	flow->data = malloc((size_t)queued);
-	if (!flow->data)
+	data = malloc((size_t)queued);
+	if (!data)
 		return;
-	n = recv(flow_in(flow)->fd, flow->data, (size_t)queued,
+	n = recv(flow_in(flow)->fd, data, (size_t)queued,
 		 MSG_DONTWAIT | MSG_PEEK);
 	if (n != queued) {
-		free(flow->data);
-		flow->data = NULL;
+		free(data);
 		return;
 	}
-	flow->length = flow->peeked = (size_t)queued;
-	flow->sent = 0;
-	if (flow_flush(flow))
+	flow->peek = data;
+	flow->peeked = (size_t)queued;
+	if (flow_send(flow, data, (size_t)queued))
 		move_peeked(flow);
 }
 
@@ -212,8 +220,16 @@ void move_fill(struct flow *flow)
 	if (now < flow->look_at)
 		return;
 	if (is_full(flow)) {
-		peek(flow);
-	} else if (looks_idle(flow)) {
+		if (!flow->full_since)
+			flow->full_since = now;
+		if (now - flow->full_since >= FULL_NS)
+			peek(flow);
+		else
+			redirect_timer(flow, FULL_NS);
+		return;
+	}
+	flow->full_since = 0;
+	if (looks_idle(flow)) {
 		stop_filling(flow);
 		move_idle(flow);
 	} else if (now >= flow->fill_until) {
@@ -225,29 +241,25 @@ void move_fill(struct flow *flow)
 
 /*
  * Nothing was received since the sender was found full, so it has sent nothing;
- * unless it has made its send buffer larger. Then it stays here if that is seen
- * in time, or the stream can no longer be told, which is its own doing.
+ * unless it has made its send buffer larger, or was stopped all the time between
+ * queueing its last skb and telling of it. Then it stays here if that is seen in
+ * time, or the bytes are others, and the stream can no longer be told.
  */
 void move_peeked(struct flow *flow)
 {
-	unsigned char *buffer = malloc(flow->peeked);
-	int r = 0;
+	int r = is_full(flow) ? enter(flow, SOCKMAP_ON) : 0;
 
-	if (buffer && is_full(flow))
-		r = enter(flow, SOCKMAP_ON);
 	if (r)
 		refuse(flow, r);
 	if (flow_in_map(flow)) {
 		flow->state = REDIRECT_ON;
 		flow->settled = true;
 	}
-	if (!buffer ||
-	    (flow_in_map(flow) &&
-	     (!is_full(flow) || redirect_slot(flow)->messages)) ||
-	    !discard(flow, buffer)) {
-		log_client("a stream was changed while it moved; it ends");
+	if (!discard(flow)) {
+		log_client("a stream cannot be told any more: it ends");
 		flow->pair->dropped = true;
 	}
 	flow->peeked = 0;
-	free(buffer);
+	free(flow->peek);
+	flow->peek = NULL;
 }

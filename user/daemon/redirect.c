@@ -166,7 +166,8 @@ static void close_pair(struct redirect_pair *pair)
 {
 	for (int i = 0; i < 2; i++) {
 		free(pair->flows[i].data);
-		pair->flows[i].data = NULL;
+		free(pair->flows[i].peek);
+		pair->flows[i].data = pair->flows[i].peek = NULL;
 	}
 	close_side(&pair->sides[SIDE_CLIENT]);
 	close_side(&pair->sides[SIDE_BACKEND]);
@@ -366,7 +367,7 @@ void redirect_half_closed(struct flow *flow)
 	if (!quiet || meminfo[SK_MEMINFO_DROPS] || redirect_slot(back)->lost) {
 		log_client("a %s called shutdown() while data was on the way "
 			   "to it, which is lost: the connection ends; its "
-			   "service should have half-close = yes",
+			   "service should have half_close = yes",
 			   flow->way == PAIR_TO_CLIENT ? "backend" : "client");
 		pair->dropped = true;
 	}
