@@ -6,10 +6,11 @@
 
 /*
  * Gives up, for good and for all threads started later, every capability but
- * those that making maps and attaching needs, and CAP_CHOWN if sockets have to be
- * given to others. 0 or -errno, after it has said why.
+ * those that making maps and attaching needs, CAP_CHOWN if sockets have to be
+ * given to others, and CAP_NET_ADMIN if streams are redirected, whose send buffers
+ * have to be larger than net.core.wmem_max. 0 or -errno, after it has said why.
  */
-int privileges_drop(bool keep_chown);
+int privileges_drop(bool keep_chown, bool keep_net_admin);
 
 /* As many fds as the hard limit allows. */
 void privileges_raise_files(void);

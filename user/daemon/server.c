@@ -221,7 +221,8 @@ int server_start(struct server *server)
 	if (!r)
 		r = listener_open(server);
 	if (!r)
-		r = privileges_drop(services_have_owners(&server->config));
+		r = privileges_drop(services_have_owners(&server->config),
+				    services_redirect(&server->config));
 	if (!r)
 		r = worker_start(&server->worker, &server->programs,
 				 server->jobs.fd);

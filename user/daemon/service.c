@@ -328,6 +328,16 @@ bool services_have_owners(const struct config *config)
 	return service;
 }
 
+bool services_redirect(const struct config *config)
+{
+	const struct service_config *service = config->services;
+
+	while (service &&
+	       (service->half_close || service->type != SOCK_STREAM))
+		service = service->next;
+	return service;
+}
+
 void services_stop(struct server *server)
 {
 	struct services *services = server->services;

@@ -123,6 +123,7 @@ struct services {
 void services_apply(struct server *server);
 void services_tick(struct server *server);
 bool services_have_owners(const struct config *config);
+bool services_redirect(const struct config *config);
 void services_stop(struct server *server);
 
 /* For client.c and sweep.c ------------------------------------------------- */
