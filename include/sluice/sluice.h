@@ -355,7 +355,8 @@ SLUICE_API struct sluice_pool *sluice_conn_pool(struct sluice_conn *conn);
 
 /*
  * All conns of the process together map at most `bytes` of peers' memory, links
- * included; default 16 GiB.
+ * included; default 16 GiB. A segment that a peer passes on several conns is
+ * mapped once, and counts once.
  */
 SLUICE_API void sluice_map_limit_set(uint64_t bytes);
 

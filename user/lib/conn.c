@@ -209,8 +209,7 @@ static void unmap_all(struct sluice_conn *conn)
 
 	for (i = 0; i < conn->rx_segment_count; i++)
 		if (core->rx_segments[i].base)
-			memory_unmap_foreign(core->rx_segments[i].base,
-					     core->rx_segments[i].size);
+			memory_unmap_foreign(core->rx_segments[i].base);
 	link_unmap(core);
 }
 

@@ -70,8 +70,6 @@ uint64_t process_generation(void);
 bool process_has_membarrier(void);
 /* False: it could not run. */
 bool process_membarrier(void);
-/* Waits until no BPF program that runs now runs any more; milliseconds. */
-void process_grace(void);
 int64_t now_ns(void);
 /* Cheaper, a few milliseconds behind. */
 int64_t coarse_ns(void);
@@ -92,7 +90,7 @@ int memory_new(const char *name, uint64_t size, bool huge, void **address,
  */
 int memory_map_foreign(int fd, uint64_t size, bool huge, void **address,
 		       const char **why);
-void memory_unmap_foreign(const void *address, uint64_t size);
+void memory_unmap_foreign(const void *address);
 
 /* sleep.c: the sleep words ------------------------------------------------ */
 
@@ -228,6 +226,7 @@ struct steering {
 	uint32_t calls; /* endpoint.calls when attaching failed */
 	bool armed; /* counted in ring.armed */
 	bool told; /* the socket has something, says poll */
+	bool ended; /* its peer sends no more, and no program runs for it */
 	uint32_t spills; /* of the ring, when the socket was looked at */
 	uint32_t idle; /* finds nothing, in a row, since then */
 	uint32_t next_look; /* at so many of them */
@@ -272,7 +271,6 @@ struct conn_core {
 	uint32_t link_size;
 	int link_fd; /* until it is sent, else -1 */
 	const struct sluice_link *peer_link;
-	uint32_t peer_link_size;
 	struct sluice_link peer_geometry; /* line 0, checked */
 	struct sleep_word rx_word;
 	struct sleep_word tx_word;
@@ -338,6 +336,7 @@ struct conn_core {
 	uint32_t set_events; /* registered with epoll */
 	bool set_idle; /* in the set's idle list */
 	bool set_active; /* it had something since the last turn */
+	bool set_other; /* counted in the set's others */
 
 	struct steering steer;
 
@@ -424,6 +423,13 @@ int hello_process(struct sluice_conn *conn);
 /* frame.c ----------------------------------------------------------------- */
 
 #define FRAME_FDS_MAX 8 /* kept; more than that are closed unseen */
+
+/*
+ * recv() has to say so often that a SEQPACKET socket has ended: it looks at the
+ * queue first, and then at whether the peer has shut down; what came in between
+ * is there at the second time.
+ */
+#define SOCKET_ENDS 2
 
 /* A frame as received, in memory of its own. */
 struct frame {
@@ -546,6 +552,8 @@ static inline bool steer_on(const struct conn_core *core)
 int steer_lost(const struct conn_core *core);
 /* Reads the ring. Is there anything in the inbox? Only if there is a ring. */
 bool steer_pending(struct conn_core *core);
+/* Are messages left to the queue? */
+bool steer_holds(const struct conn_core *core);
 /* Is it time to look at the socket? Always, without a ring. */
 bool steer_due(struct conn_core *core);
 /* Before and after each look at the socket; r: as of frame_recv(). */

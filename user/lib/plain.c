@@ -30,20 +30,20 @@ int plain_look(struct conn_core *core, int flags, void *data, size_t size,
 	struct iovec iov = { .iov_base = data, .iov_len = size };
 	struct msghdr msg = { .msg_iov = &iov,
 			      .msg_iovlen = 1,
-			      .msg_control = &control,
-			      .msg_controllen = sizeof(control.space) };
-	int one = 1;
+			      .msg_control = &control };
+	int one = 1, ends = 0;
 	ssize_t n;
 
 	if (!core->plain_timestamps)
 		setsockopt(core->fd, SOL_SOCKET, SO_TIMESTAMP, &one,
 			   sizeof(one));
 	core->plain_timestamps = true;
-	do
+	do {
+		msg.msg_controllen = sizeof(control.space);
 		n = recvmsg(core->fd, &msg, flags | MSG_TRUNC | MSG_DONTWAIT);
-	while (n < 0 && errno == ECONNRESET);
-	if (n < 0)
-		return errno == EINTR ? -EAGAIN : -errno;
+		if (n < 0 && errno != ECONNRESET)
+			return errno == EINTR ? -EAGAIN : -errno;
+	} while (n < 0 || (!n && !msg.msg_controllen && ++ends < SOCKET_ENDS));
 	*len = (size_t)n;
 	return n || msg.msg_controllen;
 }

@@ -17,8 +17,11 @@
  */
 #include "steering.h"
 
-/* Empty drains between two looks at the tail: a line that senders fight for. */
-#define DRAINS_PER_TAIL 16
+/*
+ * Empty drains between two looks at the tail, a line that senders fight for: only
+ * a hole makes them worth it.
+ */
+#define DRAINS_PER_TAIL 1024
 #define DRAINS_PER_TICK 4096
 
 uint32_t *ring_word(const struct sluice_ring *ring, uint32_t number)
@@ -78,12 +81,39 @@ const void *ring_landing(struct sluice_ring *ring,
 	uint64_t offset;
 
 	if (!landing_place(ring, id, &offset, &size) ||
-	    slot->offset != offset || slot->len > size || ring->owner[id] ||
-	    __atomic_load_n(&ring->states[id], __ATOMIC_RELAXED) !=
-		    SLUICE_LANDING_USED)
+	    slot->offset != offset || slot->len > size || ring->owner[id])
 		return NULL;
 	ring->owner[id] = owner;
 	return ring->landing + offset;
+}
+
+/*
+ * Senders take landing slots in turn: 16 states, which are a line, one after the
+ * other. So those that are freed wait for the rest of their line, lest it goes to
+ * and fro for each of them.
+ */
+static void free_states(struct sluice_ring *ring)
+{
+	uint32_t *states = ring->states + ring->freed_line * STATES_PER_LINE, i;
+
+	for (i = 0; ring->freed; ring->freed >>= 1, i++)
+		if (ring->freed & 1)
+			/* Pairs with the program's exchange: what we read, before its copy. */
+			__atomic_store_n(&states[i], SLUICE_LANDING_FREE,
+					 __ATOMIC_RELEASE);
+}
+
+/* How many of the slots of id's size may wait so, which nobody can use. */
+static uint32_t freed_max(const struct sluice_ring *ring, uint32_t id)
+{
+	const uint32_t *count = ring->endpoint->landing;
+	uint32_t of_size;
+
+	if (id < count[0] * 16)
+		of_size = count[0] * 16;
+	else
+		of_size = count[id - count[0] * 16 < count[1] ? 1 : 2];
+	return of_size / 8;
 }
 
 bool ring_release(struct sluice_ring *ring, uint32_t id, uint32_t owner)
@@ -91,9 +121,13 @@ bool ring_release(struct sluice_ring *ring, uint32_t id, uint32_t owner)
 	if (id >= ring->landing_slots || ring->owner[id] != owner)
 		return false;
 	ring->owner[id] = 0;
-	/* Pairs with the program's exchange: what we read, before its copy. */
-	__atomic_store_n(&ring->states[id], SLUICE_LANDING_FREE,
-			 __ATOMIC_RELEASE);
+	if (ring->freed_line != id / STATES_PER_LINE)
+		free_states(ring);
+	ring->freed_line = id / STATES_PER_LINE;
+	ring->freed |= 1u << id % STATES_PER_LINE;
+	if (ring->freed == (1u << STATES_PER_LINE) - 1 ||
+	    (uint32_t)__builtin_popcount(ring->freed) >= freed_max(ring, id))
+		free_states(ring);
 	return true;
 }
 
@@ -181,6 +215,7 @@ static void mark_ahead(struct sluice_ring *ring, uint32_t position)
 
 void ring_report(struct sluice_ring *ring)
 {
+	free_states(ring);
 	if (ring->reported == ring->head)
 		return;
 	/* Crossed a quarter of all positions: before states seem old. */

@@ -282,14 +282,18 @@ static uint32_t spills(const struct steering *s)
 	return __atomic_load_n(&s->ring->header->spills, __ATOMIC_RELAXED);
 }
 
+bool steer_holds(const struct conn_core *core)
+{
+	return word_get(core) == SLUICE_STEER_HOLD;
+}
+
 bool steer_due(struct conn_core *core)
 {
 	struct steering *s = &core->steer;
 
 	if (!s->word)
 		return true;
-	if (s->told || spills(s) != s->spills ||
-	    word_get(core) == SLUICE_STEER_HOLD)
+	if (s->told || spills(s) != s->spills || steer_holds(core))
 		return true;
 	if (++s->idle == s->next_look) {
 		s->next_look *= 2;
@@ -313,16 +317,12 @@ void steer_before(struct conn_core *core)
 
 /*
  * All that was sent is in the ring, or on its way there in a program that still
- * runs: if the peer has closed there is none, if it has just ended its sending
- * side there may be.
+ * runs. Not after an aware peer's BYE: it is the last that it sends.
  */
 static void ended(struct conn_core *core)
 {
-	struct pollfd p = { .fd = core->fd, .events = POLLRDHUP };
-
-	if (core->phase != PHASE_AWARE &&
-	    (core->shut || poll(&p, 1, 0) != 1 || !(p.revents & POLLHUP)))
-		process_grace();
+	if (core->phase != PHASE_AWARE || !core->bye_seen)
+		grace_pass(core);
 	ring_drain(core->steer.ring, core, true);
 }
 

@@ -6,6 +6,7 @@
  *   endpoint.c  endpoints and their maps
  *   ring.c      one ring: slots in order, to the conns that they are for
  *   steer.c     one conn: attached or not, its order between ring and socket
+ *   grace.c     the end of a conn: no program is at work for it any more
  *   worker.c    rings without conns, read by threads of their own
  *
  * A ring and all its conns belong to one thread. What threads share is the
@@ -58,8 +59,11 @@ struct sluice_ring {
 	uint32_t ahead_count;
 	uint32_t empty; /* drains in a row that found nothing */
 	uint32_t drains;
+	uint32_t freed_line; /* of landing slots' states */
+	uint32_t freed; /* in that line, not told yet; bits */
 	uint32_t *owner; /* by landing slot: conn number's index + 1, or 0 */
 	uint32_t landing_slots;
+#define STATES_PER_LINE 16
 	uint32_t armed; /* how many rely on the doorbell */
 	struct conn_core *caller; /* in whose call the ring is drained */
 
@@ -186,6 +190,14 @@ const void *ring_landing(struct sluice_ring *ring,
 bool ring_release(struct sluice_ring *ring, uint32_t id, uint32_t owner);
 /* Have all other rings been read up to where they are? */
 bool ring_others_read(struct sluice_ring *ring);
+
+/* grace.c ----------------------------------------------------------------- */
+
+/*
+ * recv() has reported the end: returns when all that was sent is published.
+ * Milliseconds, once for each conn, if the peer has not closed its socket.
+ */
+void grace_pass(struct conn_core *core);
 
 /* steer.c ----------------------------------------------------------------- */
 
