@@ -55,6 +55,8 @@ struct flow {
 	uint64_t read; /* bytes from hold, and from the source after its end */
 	uint64_t direct; /* of them, those from the source */
 	uint64_t done; /* bytes that went to the receiver */
+	uint64_t calm_done; /* `done` when it was last looked at */
+	int64_t calm_since; /* and when it came to be that */
 	bool settled; /* the source was seen empty since it is one */
 	_Atomic uint64_t bytes,
 		messages; /* redirected, once it has left the map */

@@ -9,7 +9,8 @@
  * `done` has caught up the program may go ON with the next skb that is alone. If
  * not (RACED), some skbs lag in the source's queue: what is there is peeked, when
  * nothing moves, and sent on; it comes through `hold` later and is then skipped.
- * That goes on for the life of the stream: slower, but right.
+ * That is slower, but right, and goes on until the sender is full, or calm for
+ * CALM_NS: then what lags is received.
  *
  * The end of the sender is passed on after all it sent: nothing is charged to it
  * any more, so nothing is on the way.
@@ -19,13 +20,17 @@
 #include <errno.h>
 #include <linux/sockios.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "log.h"
+
 #define RETRY_MIN_NS 100000
 #define RETRY_MAX_NS 20000000
+#define CALM_NS 20000000 /* without anything new from the sender */
 #define ON_MAX_NS 60000000000 /* until it is seen to be ON: for the fds only */
 
 static uint64_t word(struct flow *flow)
@@ -94,25 +99,72 @@ static bool read_hold(struct flow *flow)
 }
 
 /*
+ * Receives what lags, which was sent on, so that nothing does any more. In one
+ * call, which locks the queue; it must get what was peeked, and not what comes
+ * after that because the program has taken some of it meanwhile. The program takes
+ * nothing while the sender is full. If the sender was calm and went on just now,
+ * the bytes tell: they are others. (Unless it repeats itself, with the length of
+ * what it has just sent as the period: then, and if that is not a fraction of what
+ * lagged, nobody could know.)
+ */
+static void take_lagging(struct flow *flow, const unsigned char *peeked,
+			 size_t len)
+{
+	unsigned char *data = malloc(len);
+	ssize_t n = -1;
+
+	if (!data)
+		return;
+	n = recv(flow_in(flow)->fd, data, len, MSG_DONTWAIT);
+	if (n < 0 || (size_t)n != len || memcmp(data, peeked, len)) {
+		log_client("a stream cannot be told any more: it ends");
+		flow->pair->dropped = true;
+	}
+	free(data);
+	flow->direct += len;
+	flow->read += len;
+	flow->settled = true;
+	flow->state = REDIRECT_HOLD;
+}
+
+/* Has nothing come for a while? If not, it is looked at again. */
+static bool is_calm(struct flow *flow)
+{
+	int64_t now = redirect_now();
+
+	if (flow->calm_done != flow->done || !flow->calm_since) {
+		flow->calm_done = flow->done;
+		flow->calm_since = now;
+	}
+	if (now - flow->calm_since >= CALM_NS)
+		return true;
+	redirect_timer(flow, CALM_NS);
+	return false;
+}
+
+/*
  * Sends on what lags at the source, if nothing moved while it was peeked: all
  * that was taken before it was read, and what is charged to the sender is there.
  */
-static bool pass_lagging(struct flow *flow, const unsigned char *data,
+static void pass_lagging(struct flow *flow, const unsigned char *data,
 			 size_t len)
 {
 	uint64_t skip = flow->done - flow->read;
+	uint32_t found =
+		sockmap_look(redirect_sockmap(flow), flow_in(flow)->cookie);
 
-	if (!(sockmap_look(redirect_sockmap(flow), flow_in(flow)->cookie) &
-	      SOCKMAP_LOOK_F_QUIET) ||
-	    !caught_up(flow)) {
+	if (!(found & SOCKMAP_LOOK_F_QUIET) || !caught_up(flow)) {
 		retry(flow, RETRY_MAX_NS);
-		return true;
+		return;
 	}
-	if (skip >= len)
-		return true;
-	flow->done = flow->read + len;
-	flow->pair->traffic->messages[flow->way]++;
-	return flow_send(flow, data + skip, len - (size_t)skip);
+	if (skip < len) {
+		flow->done = flow->read + len;
+		flow->pair->traffic->messages[flow->way]++;
+		if (!flow_send(flow, data + skip, len - (size_t)skip))
+			return;
+	}
+	if (found & SOCKMAP_LOOK_F_FULL || is_calm(flow))
+		take_lagging(flow, data, len);
 }
 
 static void peek_lagging(struct flow *flow)
@@ -127,7 +179,7 @@ static void peek_lagging(struct flow *flow)
 	n = data ? recv(flow_in(flow)->fd, data, (size_t)queued,
 			MSG_DONTWAIT | MSG_PEEK) :
 		   -1;
-	if (n > 0)
+	if (n == queued)
 		pass_lagging(flow, data, (size_t)n);
 	else
 		retry(flow, RETRY_MAX_NS);
@@ -186,13 +238,12 @@ static void settle(struct flow *flow)
 	if (!flow->settled) {
 		flow->state = REDIRECT_RACED;
 		peek_lagging(flow);
-		return;
 	}
-	if (!caught_up(flow))
+	if (!flow->settled || flow->stuck || !caught_up(flow))
 		return;
 	/* pairs with the program's load, which is before it redirects */
-	__atomic_store_n(&redirect_slot(flow)->forwarded, flow->read,
-			 __ATOMIC_SEQ_CST);
+	__atomic_store_n(&redirect_slot(flow)->forwarded,
+			 flow->read - flow->direct, __ATOMIC_SEQ_CST);
 	if (word(flow) & SOCKMAP_ON) {
 		flow->state = REDIRECT_ON;
 		hold_close(flow);

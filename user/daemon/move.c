@@ -4,7 +4,7 @@
  * such a way that nothing is lost, overtaken or left behind.
  *
  * The program takes one skb for each that arrives. So whatever is queued when the
- * socket becomes a source stays queued, and as many of the last skbs always lag;
+ * socket becomes a source stays queued, and from then on as many of the last ones lag;
  * and recv() cannot help once the program may take from the same queue, since
  * nobody can tell in which order the two did. Nor can a socket leave the map
  * again: an skb that the program is about to get would be dropped. Two moments
@@ -154,21 +154,16 @@ void move_busy(struct flow *flow)
 	redirect_timer(flow, FILL_LOOK_NS);
 }
 
-/* Receives what is queued and was peeked, into nowhere. */
-static bool discard(struct flow *flow)
+/*
+ * Receives what is queued and was peeked, to throw it away. In one call, which
+ * locks the queue: room for the sender comes up with the first skb, and the
+ * program must not meet one of these.
+ */
+static bool discard(struct flow *flow, unsigned char *buffer)
 {
-	unsigned char *scratch = redirect_scratch(flow);
-	ssize_t n;
+	ssize_t n = recv(flow_in(flow)->fd, buffer, flow->peeked, MSG_DONTWAIT);
 
-	while (flow->peeked) {
-		n = recv(flow_in(flow)->fd, scratch,
-			 flow->peeked < FLOW_PIECE ? flow->peeked : FLOW_PIECE,
-			 MSG_DONTWAIT);
-		if (n <= 0)
-			return false;
-		flow->peeked -= (size_t)n;
-	}
-	return true;
+	return n >= 0 && (size_t)n == flow->peeked;
 }
 
 static bool is_full(struct flow *flow)
@@ -235,19 +230,24 @@ void move_fill(struct flow *flow)
  */
 void move_peeked(struct flow *flow)
 {
-	int r = is_full(flow) ? enter(flow, SOCKMAP_ON) : 0;
-	bool moved = flow_in_map(flow);
+	unsigned char *buffer = malloc(flow->peeked);
+	int r = 0;
 
+	if (buffer && is_full(flow))
+		r = enter(flow, SOCKMAP_ON);
 	if (r)
 		refuse(flow, r);
-	if (moved) {
+	if (flow_in_map(flow)) {
 		flow->state = REDIRECT_ON;
 		flow->settled = true;
 	}
-	if ((moved && (!is_full(flow) || redirect_slot(flow)->messages)) ||
-	    !discard(flow)) {
+	if (!buffer ||
+	    (flow_in_map(flow) &&
+	     (!is_full(flow) || redirect_slot(flow)->messages)) ||
+	    !discard(flow, buffer)) {
 		log_client("a stream was changed while it moved; it ends");
 		flow->pair->dropped = true;
 	}
 	flow->peeked = 0;
+	free(buffer);
 }

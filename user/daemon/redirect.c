@@ -351,14 +351,19 @@ void redirect_half_closed(struct flow *flow)
 	uint32_t meminfo[SK_MEMINFO_VARS] = { 0 };
 	socklen_t len = sizeof(meminfo);
 	struct pollfd pollfd = { .fd = side->fd };
+	bool quiet;
 
 	/* it has closed: nothing that was for it matters */
 	if (poll(&pollfd, 1, 0) < 0 || pollfd.revents & POLLHUP)
 		return;
 	sockmap_add_target(pair->redirect->sockmap, side->fd, side->cookie);
+	if (!flow_in_map(back))
+		return;
+	/* dropped a grace period later, and charged to its sender until then */
+	quiet = sockmap_look(pair->redirect->sockmap, flow_in(back)->cookie) &
+		SOCKMAP_LOOK_F_QUIET;
 	getsockopt(side->fd, SOL_SOCKET, SO_MEMINFO, meminfo, &len);
-	if (flow_in_map(back) &&
-	    (meminfo[SK_MEMINFO_DROPS] || redirect_slot(back)->lost)) {
+	if (!quiet || meminfo[SK_MEMINFO_DROPS] || redirect_slot(back)->lost) {
 		log_client("a %s called shutdown() while data was on the way "
 			   "to it, which is lost: the connection ends; its "
 			   "service should have half-close = yes",

@@ -25,7 +25,7 @@ enum redirect_state {
 	REDIRECT_RELAY, /* user space: not moved yet */
 	REDIRECT_HOLD, /* user space, but in the map: about to move */
 	REDIRECT_ON, /* the kernel */
-	REDIRECT_RACED, /* user space for good: data came while it moved */
+	REDIRECT_RACED, /* user space: data came while it moved */
 	REDIRECT_REFUSED, /* user space for good: the kernel would not have it */
 	REDIRECT_ENDED, /* its end was passed on */
 };
