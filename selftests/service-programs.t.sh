@@ -50,7 +50,7 @@ soon()
 
 	until "$@" >/dev/null 2>&1; do
 		tries=$((tries + 1))
-		test $tries -lt 400 || return 1
+		test "$tries" -lt 400 || return 1
 		sleep 0.05
 	done
 }
