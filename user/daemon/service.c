@@ -71,6 +71,9 @@ static void start_listening(struct service *service)
 	}
 	service->source.fd = fd;
 	service->paused = true;
+	/* bound backends may take them */
+	if (config->backends.count || config->type == SOCK_DGRAM)
+		socket_take_fds(fd, false);
 	if (config->type == SOCK_DGRAM ?
 		    setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)) :
 		    listen(fd, BACKLOG))

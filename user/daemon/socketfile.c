@@ -15,6 +15,18 @@
 
 #include "log.h"
 
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+
+void socket_take_fds(int fd, bool yes)
+{
+	const int value = yes;
+
+	if (setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &value, sizeof(value)))
+		log_debug("SO_PASSRIGHTS: %s", strerror(errno));
+}
+
 static int new_socket(int type)
 {
 	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

@@ -30,6 +30,13 @@ int socket_file_probe(const char *path, int type);
  */
 int socket_file_bind(struct socket_file *file);
 
+/*
+ * Whether fds can be sent to the socket, or to those accepted from it: else who
+ * tries gets EPERM. Nothing happens before Linux 6.16; there, to receive a message
+ * with fds is to drop them, which may wait for whoever serves them.
+ */
+void socket_take_fds(int fd, bool yes);
+
 /* Mode, owner and group; 0 or -errno. */
 int socket_file_access(const struct socket_file *file);
 
