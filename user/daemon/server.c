@@ -221,6 +221,8 @@ int server_start(struct server *server)
 	if (!r)
 		r = listener_open(server);
 	if (!r)
+		services_clear(&server->config);
+	if (!r)
 		r = privileges_drop(services_have_owners(&server->config));
 	if (!r)
 		r = worker_start(&server->worker, &server->programs,

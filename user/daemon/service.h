@@ -123,6 +123,10 @@ struct services {
 /* What the configuration says; also at a reload. */
 void services_apply(struct server *server);
 void services_tick(struct server *server);
+/*
+ * Removes dead sockets, while it is allowed to see of everyone's whether they are.
+ */
+void services_clear(const struct config *config);
 bool services_have_owners(const struct config *config);
 void services_stop(struct server *server);
 
