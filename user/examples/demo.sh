@@ -363,8 +363,8 @@ else
 	cat <<-EOF
 
 		  curl --unix-socket $tmp/web http://x/file
-		    64 MiB from nginx, equal to the original; $(service web path): of those
-		    bytes sluiced has read and written $(service web sluiced bytes to_clients).
+		    64 MiB from nginx, equal to the original ($(service web path)). sluiced has
+		    read and written $(service web sluiced bytes to_clients) of those bytes, until the kernel took over.
 		  curl --unix-socket $tmp/aware --data-binary @random-64M http://x/
 		    "$got", says the aware server, which has curl's own socket:
 		    sluiced has read and written $(service aware sluiced bytes to_backends).

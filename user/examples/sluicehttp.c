@@ -71,26 +71,27 @@ static bool body(struct client *client, size_t len)
 /* Some more of the request. False: it is not HTTP, or too long. */
 static bool take(struct client *client, const char *data, size_t len)
 {
-	size_t room = HEAD_MAX - 1 - client->head_len;
+	size_t room = HEAD_MAX - 1 - client->head_len, copied;
 	const char *end, *field;
 
 	if (client->body_left)
 		return body(client, len);
-	if (len > room)
-		return false;
-	memcpy(client->head + client->head_len, data, len);
-	client->head_len += len;
+	/* what comes with the head may be more than fits here */
+	copied = len < room ? len : room;
+	memcpy(client->head + client->head_len, data, copied);
+	client->head_len += copied;
 	client->head[client->head_len] = 0;
 	end = strstr(client->head, "\r\n\r\n");
 	if (!end)
-		return true;
+		return copied == len;
 	if (!strchr(client->head, '/'))
 		return false;
 	field = strcasestr(client->head, "\r\ncontent-length:");
 	if (field && field < end)
 		client->body_left = strtoull(field + 17, NULL, 10);
-	return body(client,
-		    client->head_len - (size_t)(end + 4 - client->head));
+	return body(client, client->head_len -
+				    (size_t)(end + 4 - client->head) + len -
+				    copied);
 }
 
 /* 0: all is sent; or as sluice_send(). */
