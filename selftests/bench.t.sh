@@ -109,7 +109,7 @@ measures_fanin()
 		        assert row["rx_calls_per_msg"] >= 1, row
 	END
 	grep -q 'senders' "$tmp/out"
-	bench --systems epoll --patterns fanin --modes block --sizes 32 --senders 5 --burst 16 \
+	bench --systems epoll-burst --patterns fanin --modes block --sizes 32 --senders 5 --burst 16 \
 		--json "$tmp/json" >"$tmp/out"
 	python3 - "$tmp/json" <<-'END'
 		import json, os, sys
@@ -278,7 +278,7 @@ lists()
 {
 	sluice-bench --list >"$tmp/out"
 	test "$(cut -d' ' -f1 "$tmp/out" | xargs)" = \
-		"raw memcpy seqpacket stream pipe queued direct steered-plain steered steered-single epoll"
+		"raw memcpy seqpacket stream pipe queued direct steered-plain steered steered-single epoll epoll-burst"
 	# one line with words for each
 	test "$(grep -cE '^[a-z-]+ +[^ ]+ [^ ]+' "$tmp/out")" = 11
 }

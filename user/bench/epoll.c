@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
 /*
  * epoll: the usual loop of a server, over AF_UNIX SEQPACKET sockets. Level
- * triggered, and one recv for each event, so that none is in vain.
+ * triggered, and one recv (or recvmmsg) for each event, so that none is in vain.
  */
 #include "fanin.h"
 
@@ -44,23 +44,24 @@ static int epoll_open(struct bench_side *side)
 }
 
 /* How many; 0 or -1 with errno. */
-LOOP int receive(struct bench_side *side, int fd)
+LOOP int receive_one(struct bench_side *side, int fd)
 {
-	const unsigned int burst = side->c->burst;
-	int n, i;
+	return recv(fd, in_data, side->size, 0) == (ssize_t)side->size ? 1 : -1;
+}
 
-	if (burst == 1)
-		return recv(fd, in_data, side->size, 0) == (ssize_t)side->size ?
-			       1 :
-			       -1;
-	n = recvmmsg(fd, in_messages, burst, MSG_DONTWAIT, NULL);
+LOOP int receive_burst(struct bench_side *side, int fd)
+{
+	int n = recvmmsg(fd, in_messages, side->c->burst, MSG_DONTWAIT, NULL);
+	int i;
+
 	for (i = 0; i < n; i++)
 		if (in_messages[i].msg_len != side->size)
 			return 0;
 	return n;
 }
 
-LOOP int epoll_take(struct bench_side *side, struct fanin *fanin)
+LOOP int take(struct bench_side *side, struct fanin *fanin,
+	      int (*receive)(struct bench_side *side, int fd))
 {
 	struct epoll_event events[FANIN_EVENTS];
 	unsigned int connection;
@@ -86,12 +87,33 @@ LOOP int epoll_take(struct bench_side *side, struct fanin *fanin)
 	return count;
 }
 
+LOOP int take_one(struct bench_side *side, struct fanin *fanin)
+{
+	return take(side, fanin, receive_one);
+}
+
+LOOP int take_burst(struct bench_side *side, struct fanin *fanin)
+{
+	return take(side, fanin, receive_burst);
+}
+
 static int epoll_run(struct bench_side *side)
 {
 	static const struct fanin_ops ops = {
 		.put = fanin_plain_put,
 		.room = fanin_plain_room,
-		.take = epoll_take,
+		.take = take_one,
+	};
+
+	return fanin_run(side, ops);
+}
+
+static int epoll_burst_run(struct bench_side *side)
+{
+	static const struct fanin_ops ops = {
+		.put = fanin_plain_put,
+		.room = fanin_plain_room,
+		.take = take_burst,
 	};
 
 	return fanin_run(side, ops);
@@ -107,11 +129,23 @@ static int epoll_close(struct bench_side *side)
 const struct bench_system bench_epoll = {
 	.name = "epoll",
 	.what = "AF_UNIX SOCK_SEQPACKET, one epoll loop: up to 64 events for a "
-		"wait, one recv for each (a burst: one recvmmsg)",
+		"wait, one recv for each",
 	.patterns = BENCH_HAS(PATTERN_FANIN),
 	.idle = true,
 	.prepare = fanin_prepare,
 	.open = epoll_open,
 	.run = epoll_run,
+	.close = epoll_close,
+};
+
+const struct bench_system bench_epoll_burst = {
+	.name = "epoll-burst",
+	.what = "the same with one recvmmsg for each event, of up to --burst "
+		"messages",
+	.patterns = BENCH_HAS(PATTERN_FANIN),
+	.idle = true,
+	.prepare = fanin_prepare,
+	.open = epoll_open,
+	.run = epoll_burst_run,
 	.close = epoll_close,
 };

@@ -26,8 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Waits until no program that runs now runs any more. */
-static void wait_for_programs(void)
+void grace_wait(void)
 {
 	/* Longer than any program runs: where membarrier cannot wait for them. */
 	static const struct timespec long_enough = { .tv_nsec = 50000000 };
@@ -128,15 +127,16 @@ static unsigned int list_conns(struct sluice_ring *ring, struct pollfd *fds,
 
 static void wait_for_all(struct sluice_ring *ring)
 {
-	struct conn_core **cores = calloc(ring->conn_count, sizeof(*cores));
-	struct pollfd *fds = calloc(ring->conn_count, sizeof(*fds));
+	struct conn_core **cores =
+		calloc(ring->endpoint->conns, sizeof(*cores));
+	struct pollfd *fds = calloc(ring->endpoint->conns, sizeof(*fds));
 	unsigned int count = 0, i;
 
 	if (cores && fds)
 		count = list_conns(ring, fds, cores);
 	if (count && poll(fds, count, 0) < 0)
 		count = 0;
-	wait_for_programs();
+	grace_wait();
 	for (i = 0; i < count; i++)
 		if (fds[i].revents & (POLLRDHUP | POLLHUP))
 			cores[i]->steer.ended = true;

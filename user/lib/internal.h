@@ -223,14 +223,18 @@ struct steering {
 	uint32_t *word; /* SLUICE_STEER_*; NULL: not attached */
 	uint32_t conn; /* what slots for it carry */
 	int error; /* why there is no ring, or it is not attached */
-	uint32_t calls; /* endpoint.calls when attaching failed */
+	uint32_t calls; /* endpoint.calls when it was last tried */
 	bool armed; /* counted in ring.armed */
 	bool told; /* the socket has something, says poll */
+	bool more; /* the last slot of the ring, by an aware peer, had F_MORE */
 	bool ended; /* its peer sends no more, and no program runs for it */
 	uint32_t spills; /* of the ring, when the socket was looked at */
 	uint32_t idle; /* finds nothing, in a row, since then */
 	uint32_t next_look; /* at so many of them */
 	int64_t looked; /* coarse */
+	bool hashed; /* to any ring of the endpoint, which has workers */
+	bool turn_noted; /* the next on the socket comes after these: */
+	uint32_t turn[SLUICE_RINGS_MAX]; /* positions of the rings */
 	uint32_t landing_held; /* slots, in the inbox or with the application */
 	int epoll_fd; /* sluice_conn_fd(): this and its socket; or -1 */
 	int event_fd; /* for what another conn's call found in the ring */
@@ -559,7 +563,7 @@ bool steer_due(struct conn_core *core);
 /* Before and after each look at the socket; r: as of frame_recv(). */
 void steer_before(struct conn_core *core);
 void steer_after(struct sluice_conn *conn, int r);
-/* May what the socket has be delivered now, as to the ring? */
+/* May what the socket has be delivered now, as to the other rings? */
 bool steer_in_turn(struct conn_core *core);
 /* The next message of a plain peer, from the inbox. */
 void steer_take(struct sluice_conn *conn, struct sluice_msg *msg);

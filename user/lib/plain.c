@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <linux/sockios.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/time.h>
@@ -175,8 +176,10 @@ static int plain_find(struct sluice_conn *conn, size_t *len)
 		if (r < 0)
 			return r;
 	}
-	if (!steer_in_turn(core))
+	if (!steer_in_turn(core)) {
+		sched_yield(); /* to the workers that it waits for */
 		return -EAGAIN;
+	}
 	*len = core->plain_next_len;
 	return core->plain_next != NULL;
 }
@@ -187,7 +190,11 @@ static void plain_taken(struct sluice_conn *conn)
 	struct conn_core *core = core_of(conn);
 
 	core->plain_next = NULL;
-	if (steer_on(core))
+	/*
+	 * Hashed ones are to stay in order over threads: no grant before the
+	 * caller is done with this one.
+	 */
+	if (steer_on(core) && !core->steer.hashed)
 		plain_fetch(conn);
 }
 

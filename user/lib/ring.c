@@ -131,6 +131,18 @@ bool ring_release(struct sluice_ring *ring, uint32_t id, uint32_t owner)
 	return true;
 }
 
+bool ring_release_msg(struct sluice_ring *ring, const struct sluice_msg *msg,
+		      uint32_t owner)
+{
+	uint64_t offset;
+	uint32_t size;
+
+	/* Another ring's has the same numbers, but not the same place. */
+	return landing_place(ring, msg->id, &offset, &size) &&
+	       msg->view == ring->landing + offset &&
+	       ring_release(ring, msg->id, owner);
+}
+
 /* Consuming --------------------------------------------------------------- */
 
 /*
@@ -178,7 +190,7 @@ static void drain_head(struct sluice_ring *ring)
 }
 
 /* Pairs with the claim of a position by the program. */
-static uint32_t tail_of(const struct sluice_ring *ring)
+uint32_t ring_tail(const struct sluice_ring *ring)
 {
 	return __atomic_load_n(&ring->header->tail, __ATOMIC_ACQUIRE);
 }
@@ -235,7 +247,7 @@ void ring_drain(struct sluice_ring *ring, struct conn_core *caller, bool far)
 	ring->caller = caller;
 	far = far || ring->empty % DRAINS_PER_TAIL == DRAINS_PER_TAIL - 1;
 	if (far)
-		tail = tail_of(ring);
+		tail = ring_tail(ring);
 	drain_head(ring);
 	ring->empty = ring->head == before ? ring->empty + 1 : 0;
 	if (far) {
@@ -253,7 +265,7 @@ void ring_drain(struct sluice_ring *ring, struct conn_core *caller, bool far)
 /* For workers: the next slot to take, if there is one. */
 static bool find_next(struct sluice_ring *ring, bool far, uint32_t *position)
 {
-	uint32_t tail = far ? tail_of(ring) : 0;
+	uint32_t tail = far ? ring_tail(ring) : 0;
 
 	while (ring->ahead_count && taken_ahead(ring, ring->head)) {
 		bit_clear(ring->ahead, ring->head & ring->mask);
@@ -280,6 +292,9 @@ bool ring_next(struct sluice_ring *ring, struct sluice_slot *slot)
 
 	if (++ring->drains % DRAINS_PER_TICK == 0)
 		daemon_tick(ring->endpoint);
+	/* Not sooner: the worker is done with them when it asks for more. */
+	if (ring->head - ring->reported > ring->mask / 4)
+		ring_report(ring);
 	if (!find_next(ring,
 		       ring->empty % DRAINS_PER_TAIL == DRAINS_PER_TAIL - 1,
 		       &position)) {
@@ -293,27 +308,6 @@ bool ring_next(struct sluice_ring *ring, struct sluice_slot *slot)
 		ring->head++;
 	else
 		mark_ahead(ring, position);
-	if (ring->head - ring->reported > ring->mask / 4)
-		ring_report(ring);
-	return true;
-}
-
-bool ring_others_read(struct sluice_ring *ring)
-{
-	struct sluice_endpoint *endpoint = ring->endpoint;
-	struct sluice_ring *other;
-	uint32_t i, tail, head;
-
-	for (i = 0; i < endpoint->rings_count; i++) {
-		other = &endpoint->rings[i];
-		if (other == ring)
-			continue;
-		tail = tail_of(other);
-		/* Pairs with the release store in ring_report(). */
-		head = __atomic_load_n(&other->control->head, __ATOMIC_ACQUIRE);
-		if ((int32_t)(head - tail) < 0)
-			return false;
-	}
 	return true;
 }
 
