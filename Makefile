@@ -38,7 +38,8 @@ SANITIZE := $(SANITIZE_$(SANITIZER))
 # What a fresh Debian 12 may lack. diffutils, sed and the like are essential.
 PACKAGES := gcc make libc6-dev g++ binutils libjansson-dev liburing-dev \
 	libbpf-dev libinih-dev libcap-ng-dev libsystemd-dev pkg-config clang \
-	bpftool spin gnuplot-nox clang-format shellcheck python3 perl
+	bpftool spin gnuplot-nox clang-format shellcheck python3 perl curl socat \
+	nginx-light
 
 Q := $(if $(filter 1,$(V)),,@)
 say = $(if $(filter 1,$(V)),,@printf '  %-8s %s\n' '$1' '$2')

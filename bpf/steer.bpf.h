@@ -57,27 +57,48 @@ static __always_inline bool find_ring(struct message *m)
 
 /* Publication ------------------------------------------------------------- */
 
+/* The line of the ring's header that senders claim in. */
+struct claim_line {
+	__u32 tail;
+	__u32 head_seen;
+};
+
 /*
- * Claims count positions; from here on this connection's messages wait for us.
- * The receiver stores head with release order after it has copied the slots
- * below it; our compare-and-swap comes after the load of head.
+ * Is there room, as far as senders know or, if that is too little, by what the
+ * receiver says? It stores head with release order after it has copied the slots
+ * below it; what comes of it here, through head_seen too, is stored after that.
  */
+static __always_inline bool has_room(struct message *m, struct claim_line *line,
+				     __u32 end)
+{
+	__u32 *head;
+
+	if (end - LOAD(line->head_seen) <= m->mask + 1)
+		return true;
+	head = element(m->control, 0);
+	if (!head)
+		return false;
+	LOAD(line->head_seen) = LOAD(*head);
+	return end - LOAD(line->head_seen) <= m->mask + 1;
+}
+
+/* Claims count positions; from here on this connection's messages wait for us. */
 static __always_inline __u32 claim(struct message *m, __u32 count)
 {
-	__u32 *tail =
+	struct claim_line *line =
 		element(m->slots,
 			offsetof(struct sluice_steer_ring, tail) / STEER_LINE);
-	__u32 *head = element(m->control, 0);
 	__u32 position, seen;
 	int i;
 
-	if (!tail || !head)
+	if (!line)
 		return VERDICT(pass_no_ring);
-	position = LOAD(*tail);
+	position = LOAD(line->tail);
 	for (i = 0; i < STEER_CLAIM_TRIES; i++) {
-		if (position + count - LOAD(*head) > m->mask + 1)
+		if (!has_room(m, line, position + count))
 			return VERDICT(pass_ring_full);
-		seen = COMPARE_AND_SWAP(tail, position, position + count);
+		seen = COMPARE_AND_SWAP(&line->tail, position,
+					position + count);
 		if (seen == position) {
 			m->first = position;
 			return 0;

@@ -109,6 +109,17 @@ measures_fanin()
 		        assert row["rx_calls_per_msg"] >= 1, row
 	END
 	grep -q 'senders' "$tmp/out"
+	bench --systems epoll-burst --patterns fanin --modes block --sizes 32 --senders 5 --burst 16 \
+		--json "$tmp/json" >"$tmp/out"
+	python3 - "$tmp/json" <<-'END'
+		import json, os, sys
+
+		row, = json.load(open(sys.argv[1]))["rows"]
+		assert row["burst"] == 16, row
+		if os.geteuid() == 0 and row["calls_per_msg"] is not None:
+		    assert row["tx_calls_per_msg"] < 0.8, row
+	END
+	grep -q '16 messages at once' "$tmp/out"
 }
 
 # With sluiced: messages are steered, in every pattern and mode.
@@ -267,7 +278,7 @@ lists()
 {
 	sluice-bench --list >"$tmp/out"
 	test "$(cut -d' ' -f1 "$tmp/out" | xargs)" = \
-		"raw memcpy seqpacket stream pipe queued direct steered-plain steered steered-single epoll"
+		"raw memcpy seqpacket stream pipe queued direct steered-plain steered steered-single epoll epoll-burst"
 	# one line with words for each
 	test "$(grep -cE '^[a-z-]+ +[^ ]+ [^ ]+' "$tmp/out")" = 11
 }
@@ -277,7 +288,7 @@ helps()
 	local option
 
 	sluice-bench --help >"$tmp/out"
-	for option in systems sizes senders patterns modes touch cpus seconds runs \
+	for option in systems sizes senders burst patterns modes touch cpus seconds runs \
 		json plot list help; do
 		grep -q -- "--$option\b" "$tmp/out"
 	done
@@ -394,6 +405,9 @@ mistake 'bad senders "0"' --senders 1,0
 mistake 'bad senders "4097"' --senders 4097
 mistake 'bad senders "many"' --senders many
 mistake 'given twice' --senders 8,8
+mistake 'bad burst "0"' --burst 0
+mistake 'bad burst "65"' --burst 65
+mistake 'bad burst "4,8"' --burst 4,8
 mistake 'no mode "sleep"' --modes spin,sleep
 mistake 'no touch "none"' --touch none
 mistake 'no CPU 1023' --cpus 0,1023

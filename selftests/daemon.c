@@ -403,6 +403,15 @@ int daemon_detach(int fd, __u64 endpoint, __u32 ring, __u32 conn)
 	return daemon_call(fd, &frame, -1, NULL, NULL);
 }
 
+struct sluice_control_use daemon_query(int fd, __u16 flags)
+{
+	struct sluice_control frame = daemon_frame(SLUICE_CONTROL_QUERY);
+
+	frame.flags = flags;
+	CHECK_EQ(daemon_call(fd, &frame, -1, NULL, NULL), 0);
+	return frame.use;
+}
+
 void daemon_become_nobody(void)
 {
 	CHECK_SYS(setgroups(0, NULL));

@@ -89,6 +89,9 @@ int daemon_attach(int fd, __u64 endpoint, __u32 ring, __u32 conn, __u32 flags,
 		  int socket);
 int daemon_detach(int fd, __u64 endpoint, __u32 ring, __u32 conn);
 
+/* QUERY, with those flags. */
+struct sluice_control_use daemon_query(int fd, __u16 flags);
+
 /* From here on this process is nobody. */
 void daemon_become_nobody(void);
 

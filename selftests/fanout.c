@@ -344,3 +344,73 @@ TAP_TEST(order_of_ends)
 		CHECK_EQ(tap_open_fds(), fds);
 	}
 }
+
+/* Mapping -------------------------------------------------------------------- */
+
+/* Sends a buffer of the shared pool to conn[1] and leaves it there. */
+static const void *view_of(struct sluice_conn *conn[2], struct sluice_buf *buf,
+			   struct sluice_msg *msg)
+{
+	sluice_buf_ref(buf);
+	send_filled(conn[0], buf, 7);
+	CHECK_EQ(sluice_recv_wait(conn[1], msg, -1), 1);
+	check_view(msg);
+	return sluice_msg_data(msg);
+}
+
+static void maps_anew_in_child(void)
+{
+	struct sluice_options options = ENDS_OPTIONS(), peer = ENDS_OPTIONS();
+	struct sluice_conn *conn[2];
+	struct sluice_pool *own = one_buffer();
+	struct sluice_buf *buf;
+	struct sluice_msg msg;
+
+	sluice_map_limit_set(1 << 20);
+	options.pool = own;
+	ends_pair(conn, &options, &peer);
+	CHECK_OK(sluice_loan(conn[0], SIZE, &buf));
+	content_fill(buf->data, SIZE, 7, 0);
+	view_of(conn, buf, &msg);
+	CHECK_OK(sluice_release(conn[1], &msg));
+	sluice_buf_unref(buf);
+	ends_close(conn);
+	sluice_pool_free(own);
+}
+
+/* A segment that comes on several conns is mapped once, and counts once. */
+TAP_TEST(segment_is_mapped_once)
+{
+	struct sluice_options options = ENDS_OPTIONS(), peer = ENDS_OPTIONS();
+	struct sluice_conn *a[2], *b[2];
+	int fds = tap_open_fds(), mappings = tap_mappings();
+	struct sluice_msg in_a, in_b;
+	struct sluice_buf *buf;
+	pid_t pid;
+
+	options.pool = one_buffer();
+	ends_pair(a, &options, &peer);
+	ends_pair(b, &options, &peer);
+	CHECK_OK(sluice_loan(a[0], SIZE, &buf));
+	content_fill(buf->data, SIZE, 7, 0);
+	view_of(a, buf, &in_a);
+	sluice_map_limit_set(0); /* nothing more */
+	CHECK(view_of(b, buf, &in_b) == sluice_msg_data(&in_a));
+	sluice_map_limit_set(16ull << 30);
+	pid = tap_fork();
+	if (!pid) {
+		maps_anew_in_child();
+		_exit(0);
+	}
+	tap_join(pid);
+	/* It stays as long as one conn needs it. */
+	CHECK_OK(sluice_release(a[1], &in_a));
+	ends_close(a);
+	check_view(&in_b);
+	CHECK_OK(sluice_release(b[1], &in_b));
+	sluice_buf_unref(buf);
+	ends_close(b);
+	sluice_pool_free(options.pool);
+	CHECK_EQ(tap_open_fds(), fds);
+	CHECK_EQ(tap_mappings(), mappings);
+}

@@ -183,6 +183,21 @@ setsid sleep 62 &
 echo 1..1; echo ok 1'
 tap_case 'run: file left' runner_says 'left behind: file x' 1 \
 	'touch "$TMPDIR/x"; echo 1..1; echo ok 1'
+# A map that a test leaves pinned; nobody can tell whose it is if others test, too.
+bpf_is_left()
+{
+	local pin=/sys/fs/bpf/sluice-harness status=0
+
+	runner_says '^left behind: pin .*sluice-harness' 1 \
+		"bpftool map create $pin type array key 4 value 4 entries 1 \
+			name doorbell && echo 1..1 && echo ok 1" || status=$?
+	rm -f "$pin"
+	grep -q '^skipped: what BPF objects' "$tree/out" &&
+		tap_skip "$(grep -m 1 '^skipped: what' "$tree/out")"
+	grep -q '^left behind: BPF map doorbell, id ' "$tree/out" || status=1
+	return "$status"
+}
+tap_case 'run: BPF map left' bpf_is_left
 tap_case 'run: no such test' tap_fails env SLUICE_BUILD="$tree/build" \
 	"$tree/selftests/run" nonsense
 tap_done

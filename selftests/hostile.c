@@ -127,6 +127,7 @@ void world_open(struct world *world, const struct sluice_options *options,
 		close_ends(world);
 	}
 	memset(world, 0, sizeof(*world));
+	world->steered = options && options->flags & SLUICE_F_STEER;
 	world->fds = tap_open_fds();
 	world->mappings = tap_mappings();
 	world->memory_mappings = memory_mappings();
@@ -148,7 +149,8 @@ void world_meet(struct world *world)
 	CHECK_EQ(sluice_recv(world->conn, &msg), -EAGAIN);
 	sluice_conn_info(world->conn, &info);
 	CHECK_EQ(info.error, 0);
-	CHECK_EQ(info.rx_lane, SLUICE_LANE_QUEUED);
+	CHECK_EQ(info.rx_lane,
+		 world->steered ? SLUICE_LANE_STEERED : SLUICE_LANE_QUEUED);
 }
 
 void world_direct(struct world *world)

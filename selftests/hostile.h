@@ -45,6 +45,7 @@ struct world {
 	struct sluice_conn *conn; /* under attack */
 	struct raw raw; /* the attacker */
 	bool direct; /* it has switched */
+	bool steered; /* conn is, by its options */
 	bool quiet; /* it need not be told of its breach */
 	struct sluice_conn *other[2]; /* a pair that nobody attacks */
 	int fds, mappings, memory_mappings; /* before */

@@ -318,7 +318,8 @@ class Peer:
         return bool(ready)
 
     def read(self):
-        """Reads what the socket holds."""
+        """Reads what the socket holds; only the second end in a row is one."""
+        ended = False
         while not self.eof and len(self.inbox) < READ_AHEAD:
             try:
                 message, fds, stamped, cut = self.receive()
@@ -328,7 +329,9 @@ class Peer:
                 continue  # comes once, before messages that are still queued
             try:
                 if not message and not stamped:
-                    self.end()
+                    if ended:
+                        self.end()
+                    ended = True
                 elif self.aware:
                     check(not cut, "too long, or too many fds")
                     self.take_frame(message, fds)

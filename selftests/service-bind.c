@@ -474,3 +474,47 @@ TAP_TEST(limit_counts_what_was_handed_over)
 	sluice_listener_close(listener);
 	services_close(&s);
 }
+
+/* Aware at one side of sluiced only: the other side's peer is plain. */
+TAP_TEST(aware_client_of_a_plain_backend)
+{
+	struct sluice_conn_info info;
+	struct sluice_conn *conn;
+	struct services s;
+
+	services_open(&s, SOCK_SEQPACKET, 1, "");
+	backend_start(&s, 0, BACKEND_ECHO);
+	CHECK_SOON(!sluice_connect(&conn, s.path, NULL));
+	for (int i = 0; i < 10; i++) {
+		CHECK_OK(sluice_send(conn, "ping", 4, 0, 0));
+		receives(conn, "ping");
+	}
+	sluice_conn_info(conn, &info);
+	CHECK_EQ(info.tx_lane, SLUICE_LANE_PLAIN);
+	CHECK_EQ(services_status(&s).relayed, 1);
+	sluice_conn_close(conn);
+	services_close(&s);
+}
+
+TAP_TEST(aware_backend_that_has_a_path)
+{
+	struct sluice_listener *listener;
+	struct sluice_conn *conn, *client;
+	struct services s;
+	char path[300];
+
+	services_open(&s, SOCK_SEQPACKET, 1, "");
+	snprintf(path, sizeof(path), "%s/b0", s.d.dir);
+	CHECK_OK(sluice_listen(&listener, path, NULL));
+	CHECK_SOON(!sluice_connect(&client, s.path, NULL));
+	CHECK_OK(sluice_accept(listener, &conn, 5000000000));
+	CHECK_OK(sluice_send(client, "ping", 4, 0, 0));
+	receives(conn, "ping");
+	CHECK_OK(sluice_send(conn, "pong", 4, 0, 0));
+	receives(client, "pong");
+	CHECK_EQ(services_status(&s).relayed, 1);
+	sluice_conn_close(client);
+	sluice_conn_close(conn);
+	sluice_listener_close(listener);
+	services_close(&s);
+}

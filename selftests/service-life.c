@@ -314,9 +314,9 @@ TAP_TEST(mode_and_owner)
 	services_reload(&s);
 	CHECK_SYS(stat(s.path, &st));
 	CHECK_EQ(st.st_mode & 07777, 0600);
+	CHECK_EQ(st.st_uid, 0);
 	pid = tap_fork();
 	if (!pid) {
-		CHECK_SYS(chown(s.path, 0, 0));
 		daemon_become_nobody();
 		CHECK_EQ(services_try(&s, &fd), EACCES);
 		_exit(0);
@@ -354,8 +354,10 @@ TAP_TEST(stale_files_are_replaced_and_others_are_not)
 	CHECK_SOON(daemon_said(&s.d, 0, "another server does"));
 	CHECK_EQ(services_try(&s, &fd), 0);
 	close(fd);
+	/* it is gone: now it can be had (a backend has a copy of its fd) */
+	backend_kill(&s, 0);
 	close(other);
-	/* it is gone: now it can be had */
+	backend_start(&s, 0, BACKEND_ECHO);
 	CHECK_SOON(services_status(&s).flags & SLUICE_SERVICE_F_LISTENING);
 	backend_kill(&s, 0);
 	services_refuses(&s);
@@ -382,6 +384,9 @@ TAP_TEST(what_a_killed_sluiced_leaves_is_no_obstacle)
 	daemon_kill(&s.d);
 	ends(old);
 	CHECK_EQ(services_try(&s, &fd), ECONNREFUSED);
+	/* also one that sluiced itself could not connect to */
+	CHECK_SYS(chown(s.path, 65534, 65534));
+	CHECK_SYS(chmod(s.path, 0600));
 	daemon_start(&s.d,
 		     (const char *[]){ "--config", "sluiced.conf", NULL });
 	fd = services_connect(&s);

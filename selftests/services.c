@@ -4,11 +4,11 @@
 #include "services.h"
 
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -34,29 +34,23 @@ static struct sockaddr_un address_of(const char *path)
 
 /* Backends ----------------------------------------------------------------- */
 
-static void *echo(void *arg)
+/*
+ * Sends back one message, or piece; waits until it is gone. False: the client has
+ * ended; an empty message is not the end of one that still sends.
+ */
+static bool echo(int fd)
 {
-	int fd = (int)(intptr_t)arg;
+	static char data[1 << 20];
 	struct pollfd pollfd = { .fd = fd, .events = POLLRDHUP };
-	char *data = malloc(1 << 20);
-	ssize_t n;
+	ssize_t n = recv(fd, data, sizeof(data), 0), sent = 0, m;
 
-	/* an empty message is not the end of a client that still sends */
-	while ((n = recv(fd, data, 1 << 20, 0)) > 0 ||
-	       (!n && !poll(&pollfd, 1, 0))) {
-		ssize_t sent = 0, m = 0;
-
-		do {
-			m = send(fd, data + sent, (size_t)(n - sent),
-				 MSG_NOSIGNAL);
-			sent += m;
-		} while (m >= 0 && sent < n);
-		if (m < 0)
-			break;
-	}
-	free(data);
-	close(fd);
-	return NULL;
+	if (n < 0 || (!n && poll(&pollfd, 1, 0)))
+		return false;
+	do {
+		m = send(fd, data + sent, (size_t)(n - sent), MSG_NOSIGNAL);
+		sent += m;
+	} while (m >= 0 && sent < n);
+	return m >= 0;
 }
 
 /* Answers each message: with itself, or with its number. */
@@ -86,29 +80,36 @@ static void serve_dgram(int fd, int number, enum backend_kind kind)
 	}
 }
 
+static void watch(int epoll, int fd)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.fd = fd };
+
+	CHECK_SYS(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
+}
+
+/* One at a time: its clients are not slow. */
 static void serve(int listener, int number, enum backend_kind kind)
 {
-	char name = (char)('0' + number);
-	pthread_attr_t attr;
-	pthread_t thread;
-	int fd;
+	const char name = (char)('0' + number);
+	int epoll = CHECK_SYS(epoll_create1(EPOLL_CLOEXEC)), fd;
+	struct epoll_event event;
 
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	while (kind == BACKEND_DEAF)
+		pause();
+	watch(epoll, listener);
 	for (;;) {
-		if (kind == BACKEND_DEAF) {
-			pause();
+		if (epoll_wait(epoll, &event, 1, -1) != 1)
+			_exit(1);
+		if (event.data.fd != listener) {
+			if (!echo(event.data.fd))
+				close(event.data.fd);
 			continue;
 		}
-		fd = accept(listener, NULL, NULL);
-		if (fd < 0)
-			_exit(1);
-		if (kind == BACKEND_MUTE)
-			continue;
+		fd = CHECK_SYS(accept(listener, NULL, NULL));
 		if (kind == BACKEND_NAME)
 			send(fd, &name, 1, MSG_NOSIGNAL);
-		if (pthread_create(&thread, &attr, echo, (void *)(intptr_t)fd))
-			_exit(1);
+		if (kind != BACKEND_MUTE)
+			watch(epoll, fd);
 	}
 }
 
@@ -269,4 +270,25 @@ int services_number(int fd)
 
 	CHECK_EQ(CHECK_SYS(recv(fd, &name, 1, 0)), 1);
 	return name - '0';
+}
+
+int services_send_fd(int socket, int fd)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = { 0 };
+	struct iovec iov = { "x", 1 };
+	struct msghdr message = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control.bytes),
+	};
+
+	control.align.cmsg_level = SOL_SOCKET;
+	control.align.cmsg_type = SCM_RIGHTS;
+	control.align.cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(&control.align), &fd, sizeof(int));
+	return sendmsg(socket, &message, MSG_NOSIGNAL) < 0 ? -1 : 0;
 }

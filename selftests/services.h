@@ -58,6 +58,9 @@ void services_refuses(const struct services *s);
 /* The record of "s", by the control socket. */
 struct sluice_control_service services_status(const struct services *s);
 
+/* One byte with an fd; as sendmsg() failed, or 0. */
+int services_send_fd(int socket, int fd);
+
 /* The number that a NAME backend says. */
 int services_number(int fd);
 

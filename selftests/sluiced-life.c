@@ -77,14 +77,6 @@ static int claim(int fd, __u64 endpoint, int map)
 	return daemon_call(fd, &frame, map, NULL, NULL);
 }
 
-static struct sluice_control_use query(int fd)
-{
-	struct sluice_control frame = daemon_frame(SLUICE_CONTROL_QUERY);
-
-	CHECK_EQ(daemon_call(fd, &frame, -1, NULL, NULL), 0);
-	return frame.use;
-}
-
 /* The first endpoint; false if there is none. */
 static bool list_first(int fd, struct sluice_control_record *record)
 {
@@ -175,7 +167,7 @@ TAP_EACH(claimed_after, how, ends)
 	CHECK_EQ(record.flags, 0);
 	CHECK_EQ(record.pid, getpid());
 	expect_steered(&w);
-	CHECK_EQ(query(w.fd).conns, 1);
+	CHECK_EQ(daemon_query(w.fd, 0).conns, 1);
 	CHECK_EQ(daemon_attach(w.fd, w.endpoint, 0, 5, 0, w.pair[1]), EEXIST);
 	CHECK_EQ(daemon_attach(w.fd, w.endpoint, 0, 6, 0, w.pair[0]), EALREADY);
 	CHECK_EQ(daemon_detach(w.fd, w.endpoint, 0, 5), 0);
@@ -200,8 +192,9 @@ TAP_TEST(unclaimed_goes_after_the_grace_time)
 	daemon_start(&w.d, args);
 	reconnect(&w);
 	CHECK_SOON(!list_first(w.fd, &record));
-	CHECK_SOON(query(w.fd).endpoints == 0); /* until its maps are gone */
-	CHECK_EQ(query(w.fd).conns, 0);
+	CHECK_SOON(daemon_query(w.fd, 0).endpoints ==
+		   0); /* until its maps are gone */
+	CHECK_EQ(daemon_query(w.fd, 0).conns, 0);
 	CHECK_EQ(claim(w.fd, w.endpoint, w.maps[0]), ENOENT);
 	expect_queued(&w);
 	CHECK(daemon_map_exists(id)); /* we have it */
@@ -294,7 +287,7 @@ TAP_TEST(remains_are_removed)
 		daemon_start(&w.d, NULL);
 		reconnect(&w);
 		CHECK(!list_first(w.fd, &record));
-		CHECK_EQ(query(w.fd).conns, 0);
+		CHECK_EQ(daemon_query(w.fd, 0).conns, 0);
 		CHECK_LT(bpf_map_get_next_key(conns, NULL, &cookie), 0);
 		close(conns);
 		for (int i = 0; i < 4; i++) {
@@ -367,7 +360,7 @@ TAP_TEST(second_one_is_refused)
 	CHECK_EQ(daemon_try(&w.d, args), EXIT_RUNNING);
 	CHECK(daemon_said(&w.d, 0, "another sluiced listens there"));
 	expect_steered(&w);
-	CHECK_EQ(query(w.fd).conns, 1);
+	CHECK_EQ(daemon_query(w.fd, 0).conns, 1);
 	world_close(&w);
 }
 
@@ -557,18 +550,18 @@ TAP_TEST(reload_takes_what_is_good)
 	daemon_start(&d, args);
 	fd = daemon_connect(&d);
 	daemon_create(fd, 1, maps);
-	CHECK_EQ(query(fd).endpoint_limit, 5);
+	CHECK_EQ(daemon_query(fd, 0).endpoint_limit, 5);
 	reload(&d, "[limits]\nendpoints_per_uid = 6\n",
 	       "configuration read again");
-	CHECK_EQ(query(fd).endpoint_limit, 6);
+	CHECK_EQ(daemon_query(fd, 0).endpoint_limit, 6);
 	reload(&d, "[limits]\nendpoints_per_uid = x\n",
 	       "sluiced.conf:2: endpoints_per_uid = x: must be a number; the "
 	       "old configuration stays");
-	CHECK_EQ(query(fd).endpoint_limit, 6);
+	CHECK_EQ(daemon_query(fd, 0).endpoint_limit, 6);
 	reload(&d, "[control]\nmode = 0666\n[limits]\nendpoints_per_uid = 7\n",
 	       "change at the next start only");
-	CHECK_SOON(query(fd).endpoint_limit == 7);
-	CHECK_EQ(query(fd).endpoints, 1);
+	CHECK_SOON(daemon_query(fd, 0).endpoint_limit == 7);
+	CHECK_EQ(daemon_query(fd, 0).endpoints, 1);
 	for (int i = 0; i < 4; i++)
 		close(maps[i]);
 	close(fd);

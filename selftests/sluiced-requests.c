@@ -36,14 +36,6 @@ static void world_open(struct world *w)
 		socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, w->pair));
 }
 
-static struct sluice_control_use query(int fd)
-{
-	struct sluice_control frame = daemon_frame(SLUICE_CONTROL_QUERY);
-
-	CHECK_EQ(daemon_call(fd, &frame, -1, NULL, NULL), 0);
-	return frame.use;
-}
-
 static void world_close(struct world *w)
 {
 	for (int i = 0; i < 8; i++)
@@ -63,7 +55,7 @@ TAP_TEST(create_attach_detach_destroy)
 
 	world_open(&w);
 	CHECK_EQ(daemon_attach(w.fd, w.endpoint, 1, 0x10005, 0, w.pair[0]), 0);
-	use = query(w.fd);
+	use = daemon_query(w.fd, 0);
 	CHECK_EQ(use.endpoints, 1);
 	CHECK_EQ(use.conns, 1);
 	CHECK_EQ(use.version, SLUICE_STEER_VERSION);
@@ -72,12 +64,12 @@ TAP_TEST(create_attach_detach_destroy)
 	CHECK_EQ(use.map_bytes, 2 * (8192 + 12288 + 65536 + 4096));
 	CHECK_EQ(daemon_detach(w.fd, w.endpoint, 1, 0x10005), 0);
 	CHECK_EQ(daemon_detach(w.fd, w.endpoint, 1, 0x10005), ENOENT);
-	CHECK_EQ(query(w.fd).conns, 0);
+	CHECK_EQ(daemon_query(w.fd, 0).conns, 0);
 	frame = daemon_frame(SLUICE_CONTROL_DESTROY);
 	frame.endpoint = w.endpoint;
 	CHECK_EQ(daemon_call(w.fd, &frame, -1, NULL, NULL), 0);
 	CHECK_EQ(daemon_attach(w.fd, w.endpoint, 0, 1, 0, w.pair[0]), ENOENT);
-	use = query(w.fd);
+	use = daemon_query(w.fd, 0);
 	CHECK_EQ(use.endpoints, 0);
 	CHECK_EQ(use.map_bytes, 0);
 	world_close(&w);
@@ -293,11 +285,11 @@ TAP_TEST(each_breach_has_its_error)
 	int fds;
 
 	world_open(&w);
-	before = query(w.fd);
+	before = daemon_query(w.fd, 0);
 	fds = daemon_fds(&w.d);
 	for (size_t i = 0; i < sizeof(breaches) / sizeof(breaches[0]); i++)
 		try_breach(&w, &breaches[i]);
-	after = query(w.fd);
+	after = daemon_query(w.fd, 0);
 	CHECK_MEM(&before, &after, sizeof(before));
 	CHECK_EQ(daemon_fds(&w.d), fds);
 	/* what they were made from is fine */
@@ -315,7 +307,7 @@ TAP_TEST(empty_message_is_not_the_end)
 	daemon_receive(w.fd, &reply, NULL, NULL, NULL, NULL);
 	CHECK_EQ(reply.error, EMSGSIZE);
 	CHECK_EQ(reply.serial, 0);
-	CHECK_EQ(query(w.fd).endpoints, 1);
+	CHECK_EQ(daemon_query(w.fd, 0).endpoints, 1);
 	world_close(&w);
 }
 
@@ -334,7 +326,7 @@ TAP_TEST(fds_before_the_first_reply_end_the_connection)
 	daemon_send(fd, &frame, sizeof(frame), w.pair, 1);
 	CHECK_SYS(kill(w.d.pid, SIGCONT));
 	CHECK_EQ(recv(fd, &byte, 1, 0), 0);
-	CHECK_EQ(query(w.fd).conns, 0);
+	CHECK_EQ(daemon_query(w.fd, 0).conns, 0);
 	close(fd);
 	world_close(&w);
 }
@@ -385,7 +377,7 @@ TAP_TEST(attach_twice)
 	CHECK_EQ(daemon_attach(w.fd, w.endpoint, 1, 7, SLUICE_ATTACH_F_FRAMES,
 			       w.pair[1]),
 		 0);
-	CHECK_EQ(query(w.fd).conns, 3);
+	CHECK_EQ(daemon_query(w.fd, 0).conns, 3);
 	close(other[0]);
 	close(other[1]);
 	world_close(&w);
@@ -420,7 +412,7 @@ TAP_TEST(attach_locked_filter_is_refused)
 	CHECK_SYS(setsockopt(w.pair[0], SOL_SOCKET, SO_LOCK_FILTER, &one,
 			     sizeof(one)));
 	CHECK_EQ(daemon_attach(w.fd, w.endpoint, 0, 1, 0, w.pair[0]), EPERM);
-	CHECK_EQ(query(w.fd).conns, 0);
+	CHECK_EQ(daemon_query(w.fd, 0).conns, 0);
 	world_close(&w);
 }
 
@@ -501,7 +493,7 @@ TAP_TEST(drain_refuses_what_is_new)
 	CHECK_EQ(daemon_call(w.fd, &frame, -1, NULL, NULL), 0);
 	CHECK_EQ(frame.use.endpoints, 1);
 	CHECK_EQ(frame.use.flags, SLUICE_USE_F_DRAINING);
-	CHECK_EQ(query(w.fd).flags, SLUICE_USE_F_DRAINING);
+	CHECK_EQ(daemon_query(w.fd, 0).flags, SLUICE_USE_F_DRAINING);
 	CHECK_EQ(daemon_attach(w.fd, w.endpoint, 0, 1, 0, w.pair[0]),
 		 ESHUTDOWN);
 	create = base_frame(&w, CREATE);

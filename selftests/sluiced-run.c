@@ -18,9 +18,9 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+
 #include "steer.h"
-#include "daemon.h"
-#include "tap.h"
+#include "steers.h"
 
 #define EXIT_NO_BPF 3
 
@@ -193,5 +193,70 @@ TAP_TEST(tells_the_service_manager)
 	CHECK_STR(text, "STOPPING=1");
 	close(fd);
 	CHECK_SYS(unlink(path));
+	daemon_close(&d);
+}
+
+/* What sluicectl says of the one connection that there is. */
+static void conn_status(const struct daemon *d, char *text, size_t size)
+{
+	char command[1024];
+	FILE *output;
+
+	snprintf(command, sizeof(command),
+		 "'%s' status --json --interval 0 --pins '%s' --control '%s'",
+		 tap_bin("sluicectl"), d->pins, d->control);
+	output = popen(command, "r");
+	CHECK(output);
+	text[fread(text, 1, size - 1, output)] = 0;
+	CHECK_EQ(pclose(output), 0);
+}
+
+/* Counts of each connection, which the programs leave out if told to. */
+static const struct counting {
+	const char *name, *config;
+	bool counts;
+} countings[] = {
+	{ "default", "", true },
+	{ "yes", "[bpf]\nconn_counts = yes\n", true },
+	{ "no", "[bpf]\nconn_counts = no\n", false },
+};
+
+TAP_EACH(conn_counts, counting, countings)
+{
+	const char *args[] = { "--config", NULL, NULL };
+	struct sluice_conn *conn;
+	static char text[65536];
+	struct daemon d;
+	int peer, i;
+
+	daemon_open(&d);
+	args[1] = daemon_config(&d, counting->config);
+	daemon_start(&d, args);
+	CHECK_SYS(setenv("SLUICE_CONTROL", d.control, 1));
+	steers_pair(&conn, &peer, NULL);
+	for (i = 0; i < 3; i++)
+		CHECK_EQ(send(peer, text, 100, 0), 100);
+	/* A second sluiced takes the programs as they are. */
+	daemon_kill(&d);
+	args[1] = daemon_config(
+		&d, counting->counts ? "[bpf]\nconn_counts = no\n" : "");
+	daemon_start(&d, args);
+	CHECK_EQ(send(peer, text, 50, 0), 50);
+	conn_status(&d, text, sizeof(text));
+	CHECK(strstr(text, counting->counts ? "\"messages\": 4,\n" :
+					      "\"messages\": 0,\n"));
+	CHECK(strstr(text, counting->counts ? "\"bytes\": 350,\n" :
+					      "\"bytes\": 0,\n"));
+	CHECK(strstr(text, "\"spilled\": 0"));
+	CHECK_EQ(steers_steered(conn) + steers_spilled(conn), 0);
+	for (i = 0; i < 4; i++) {
+		struct sluice_msg msg;
+
+		steers_wait(conn, &msg);
+		CHECK_OK(sluice_release(conn, &msg));
+	}
+	CHECK_EQ(steers_steered(conn), 4);
+	sluice_conn_close(conn);
+	close(peer);
 	daemon_close(&d);
 }

@@ -70,7 +70,7 @@ good_configs()
 	good
 	good '# nothing' '; but comments'
 	good '[control]' 'path = /run/x' 'mode = 0600' 'group = nogroup' \
-		'[bpf]' 'pin_dir = /sys/fs/bpf/x' \
+		'[bpf]' 'pin_dir = /sys/fs/bpf/x' 'conn_counts = no' \
 		'[limits]' 'endpoints_per_uid = 0' 'conns_per_uid = 262144' \
 		'conns_per_endpoint=1' 'map_bytes_per_uid = 2G' \
 		'map_bytes_per_endpoint = 123456' 'clients_per_uid = 1' \
@@ -119,6 +119,7 @@ bad_values()
 	bad 2 'map_bytes_per_uid = 1025T: is out of range' '[limits]' 'map_bytes_per_uid = 1025T'
 	bad 2 'log_level = 3: must be error' '[daemon]' 'log_level = 3'
 	bad 2 'unload = 1: must be yes or no' '[daemon]' 'unload = 1'
+	bad 2 'conn_counts = on: must be yes or no' '[bpf]' 'conn_counts = on'
 	group=$(printf '%070d' 0)
 	bad 2 "group = $group: is too long" '[control]' "group = $group"
 }

@@ -405,8 +405,6 @@ TAP_TEST(bad_options)
 	CHECK_EQ(sluice_conn_from_fd(&conn, fds[0], &o), -EINVAL);
 	o = ENDS_OPTIONS(.endpoint_options = &e);
 	CHECK_EQ(sluice_conn_from_fd(&conn, fds[0], &o), -EINVAL);
-	o = ENDS_OPTIONS(.flags = SLUICE_F_STEER_HASH);
-	CHECK_EQ(sluice_conn_from_fd(&conn, fds[0], &o), -EINVAL);
 	o = ENDS_OPTIONS(.ring = 1);
 	CHECK_EQ(sluice_conn_from_fd(&conn, fds[0], &o), -EINVAL);
 	o = ENDS_OPTIONS(.flags = SLUICE_F_STEER, .endpoint_options = &bad[1]);

@@ -7,7 +7,9 @@
  */
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -65,21 +67,26 @@ static struct {
 
 #define SLOW 100 /* messages at the end of each thread */
 
+static void send_one(int sock, struct note note, size_t size)
+{
+	uint8_t bytes[9000];
+	size_t len;
+
+	len = sizeof(note) + tap_random_below(size - sizeof(note) + 1);
+	memcpy(bytes, &note, sizeof(note));
+	tap_fill(bytes + sizeof(note), len - sizeof(note),
+		 note.number ^ note.thread << 24);
+	CHECK_EQ(send(sock, bytes, len, 0), (ssize_t)len);
+}
+
 static void *send_all(void *data)
 {
 	const struct sender *s = data;
-	uint8_t bytes[9000];
 	struct note note = { .thread = s->thread };
-	size_t len;
 
 	tap_random_stream(s->conn * THREADS_MAX + s->thread + 1);
 	for (note.number = 0; note.number < s->row->messages; note.number++) {
-		len = sizeof(note) +
-		      tap_random_below(s->row->size - sizeof(note) + 1);
-		memcpy(bytes, &note, sizeof(note));
-		tap_fill(bytes + sizeof(note), len - sizeof(note),
-			 note.number ^ note.thread << 24);
-		CHECK_EQ(send(s->sock, bytes, len, 0), (ssize_t)len);
+		send_one(s->sock, note, s->row->size);
 		if (s->row->sleep && tap_random_below(8) == 0)
 			tap_sleep(tap_random_below(200000));
 		/* Who shares a socket is seldom alone: at the end, slowly. */
@@ -202,14 +209,10 @@ static void sleep_until_rung(void)
 	__atomic_store_n(&r.ring->control->asleep, 0, __ATOMIC_SEQ_CST);
 }
 
-TAP_EACH(order, row, rows)
+static void open_all(const struct row *row, int *from)
 {
-	struct sender senders[CONNS_MAX][THREADS_MAX];
-	pthread_t threads[CONNS_MAX][THREADS_MAX];
-	struct steer_counters counters;
-	int i, j, pair[2], from[CONNS_MAX];
+	int i, pair[2];
 
-	tap_limit(110);
 	r.row = row;
 	r.left = (uint64_t)row->conns * row->threads * row->messages;
 	steer_rig_new(&r.rig, &geometry);
@@ -219,32 +222,38 @@ TAP_EACH(order, row, rows)
 		from[i] = pair[0];
 		r.socks[i] = pair[1];
 	}
-	/* attached under fire: what was sent before stays first */
-	for (i = 0; i < row->conns; i++)
-		for (j = 0; j < row->threads; j++) {
-			senders[i][j] = (struct sender){ row, from[i], i, j };
-			CHECK_EQ(pthread_create(&threads[i][j], NULL, send_all,
-						&senders[i][j]),
-				 0);
-		}
-	for (i = 0; i < row->conns; i++) {
+}
+
+static void attach_all(void)
+{
+	int i;
+
+	for (i = 0; i < r.row->conns; i++) {
 		struct steer_conn_entry entry = { .conn = i };
 
 		steer_rig_attach(&r.rig, r.socks[i], &entry);
 	}
-	while (r.left) {
-		if (look())
-			continue;
-		if (row->sleep)
-			sleep_until_rung();
-	}
-	for (i = 0; i < row->conns; i++) {
-		for (j = 0; j < row->threads; j++)
-			pthread_join(threads[i][j], NULL);
+}
+
+/*
+ * Nobody sends any more. pass_contended is the one count that no test here makes
+ * move: it takes eight claims by others, each between two instructions of one
+ * claim, which a few CPUs that spend a microsecond on a message cannot do; and the
+ * tail is nobody's to write but the program's.
+ */
+static void close_all(int *from)
+{
+	struct steer_counters counters;
+	uint32_t i;
+
+	for (i = 0; i < (uint32_t)r.row->conns; i++) {
 		close(from[i]);
 		close(r.socks[i]);
 	}
 	CHECK(!drain());
+	CHECK_EQ(r.ring->next, r.ring->header->tail);
+	for (i = 0; i < r.ring->landing_slots; i++)
+		CHECK_EQ(r.ring->states[i], SLUICE_LANDING_FREE);
 	steer_rig_counters(&r.rig, &counters);
 	CHECK_EQ(counters.steered_inline + counters.steered_small +
 			 counters.steered_medium,
@@ -256,4 +265,126 @@ TAP_EACH(order, row, rows)
 		 (unsigned long long)counters.doorbells);
 	CHECK_GT(r.steered, 0);
 	steer_rig_free(&r.rig);
+}
+
+TAP_EACH(order, row, rows)
+{
+	struct sender senders[CONNS_MAX][THREADS_MAX];
+	pthread_t threads[CONNS_MAX][THREADS_MAX];
+	int i, j, from[CONNS_MAX];
+
+	tap_limit(110);
+	open_all(row, from);
+	/* attached under fire: what was sent before stays first */
+	for (i = 0; i < row->conns; i++)
+		for (j = 0; j < row->threads; j++) {
+			senders[i][j] = (struct sender){ row, from[i], i, j };
+			CHECK_EQ(pthread_create(&threads[i][j], NULL, send_all,
+						&senders[i][j]),
+				 0);
+		}
+	attach_all();
+	while (r.left) {
+		if (look())
+			continue;
+		if (row->sleep)
+			sleep_until_rung();
+	}
+	for (i = 0; i < row->conns; i++)
+		for (j = 0; j < row->threads; j++)
+			pthread_join(threads[i][j], NULL);
+	close_all(from);
+}
+
+/* Senders that are killed --------------------------------------------------- */
+
+#define KILLS 300
+
+static const struct row killed[] = {
+	{ "inline", 2, 1, UINT32_MAX, 32, false },
+	{ "landing", 2, 1, UINT32_MAX, 9000, false },
+};
+
+/* Of one sending process. */
+struct board {
+	_Atomic uint32_t sent; /* messages that send() took */
+	_Atomic bool stop, stopped;
+};
+
+/* pause: between two messages, at most; ns. */
+static pid_t send_process(const struct row *row, int sock, struct board *board,
+			  int64_t pause)
+{
+	struct note note = { .thread = 0 };
+	pid_t pid = tap_fork();
+
+	if (pid)
+		return pid;
+	while (!atomic_load(&board->stop)) {
+		note.number = atomic_load(&board->sent);
+		send_one(sock, note, row->size);
+		atomic_store(&board->sent, note.number + 1);
+		if (pause)
+			tap_sleep(tap_random_below(pause));
+	}
+	atomic_store(&board->stopped, true);
+	_exit(0);
+}
+
+static void look_for(int64_t ns)
+{
+	int64_t until = tap_now() + ns;
+
+	while (tap_now() < until)
+		look();
+}
+
+/* All that was claimed until now is published, and soon taken. */
+static void settle(void)
+{
+	uint32_t tail = r.ring->header->tail;
+
+	r.about_to_sleep = true; /* look at sockets, too */
+	CHECK_SOON((look(), (int32_t)(r.ring->next - tail) >= 0));
+	while (look_at_socket(0))
+		;
+	r.about_to_sleep = false;
+}
+
+/*
+ * A process leaves the program before it dies: no position of its stays without
+ * a message, no landing slot is lost, and what send() took is there, with at most
+ * the message it was killed in. Another's messages come all the time.
+ */
+TAP_EACH(killed, row, killed)
+{
+	struct board *boards;
+	int i, from[CONNS_MAX];
+	pid_t pid, other;
+
+	tap_limit(110);
+	boards = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(boards != MAP_FAILED);
+	open_all(row, from);
+	attach_all();
+	other = send_process(row, from[1], &boards[1], 100000);
+	for (i = 0; i < KILLS / tap_slow; i++) {
+		atomic_store(&boards[0].sent, r.want[0][0]);
+		pid = send_process(row, from[0], &boards[0], 0);
+		look_for(1000000 + tap_random_below(3000000));
+		tap_kill(pid);
+		settle();
+		CHECK_LE(r.want[0][0] - atomic_load(&boards[0].sent), 1u);
+	}
+	atomic_store(&boards[1].stop, true);
+	CHECK_SOON((look(), atomic_load(&boards[1].stopped)));
+	tap_join(other);
+	settle();
+	r.about_to_sleep = true;
+	look();
+	CHECK_EQ(r.want[1][0], atomic_load(&boards[1].sent));
+	tap_diag("%u messages of the killed, %u of the other", r.want[0][0],
+		 r.want[1][0]);
+	close_all(from);
 }

@@ -98,14 +98,16 @@
 	})
 
 /* For what another process or thread is about to bring about, within 5 s. */
-#define CHECK_SOON(expr)                                              \
-	do {                                                          \
-		int64_t until_ = tap_now() + 5000000000ll * tap_slow; \
-		while (!(expr)) {                                     \
-			if (tap_now() > until_)                       \
-				TAP_FAIL("%s stayed false", #expr);   \
-			tap_sleep(1000000);                           \
-		}                                                     \
+#define CHECK_SOON(expr) CHECK_WITHIN(5, expr)
+#define CHECK_WITHIN(seconds, expr)                                    \
+	do {                                                           \
+		int64_t until_ =                                       \
+			tap_now() + (seconds)*1000000000ll * tap_slow; \
+		while (!(expr)) {                                      \
+			if (tap_now() > until_)                        \
+				TAP_FAIL("%s stayed false", #expr);    \
+			tap_sleep(1000000);                            \
+		}                                                      \
 	} while (0)
 
 /* Ends the case as failed, as skipped (name what is missing). */

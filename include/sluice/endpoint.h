@@ -9,17 +9,27 @@
  *
  * Most programs need none of these calls: SLUICE_F_STEER makes an endpoint, and
  * conns receive from it through sluice_recv() and the wait set. Call them to
- * share one endpoint between listeners, to spread conns over threads (one ring
- * each), or to spread one conn's messages over threads (SLUICE_F_STEER_HASH).
  *
- * sluiced: while it is away, all goes on, but nothing new is steered. The
- * library calls on it again once a second, from any wait or receive of a conn or
- * ring of the endpoint (a process that does neither for longer than sluiced's
- * grace time loses the endpoint: its conns go on through their sockets).
+ *   - share one endpoint between listeners;
+ *   - spread conns over threads: an endpoint with a ring for each thread, which
+ *     receives from the conns made with its options.ring, by sluice_recv() or a
+ *     set of its own;
+ *   - spread each conn's messages over threads, by their first 8 bytes:
+ *     SLUICE_ENDPOINT_F_HASH, and "Rings of workers" below.
+ *
+ * sluiced: while it is away, all goes on, but new conns are not steered
+ * (SLUICE_REASON_NO_SLUICED) until it is back. The library calls on it again once
+ * a second, from any wait or receive of a conn or ring of the endpoint. One that
+ * does neither for longer than sluiced's grace time, or whose pins an
+ * administrator has removed, is lost: its conns go on through their sockets
+ * (SLUICE_REASON_STEER_LOST) for good, and so do new ones on it. A listener that
+ * made the endpoint makes another for what it accepts from then on. What sluiced
+ * has refused (SLUICE_REASON_STEER_REFUSED) is not asked for again while it runs.
  *
  * Threads: a ring belongs to one thread at a time, and with it all conns on it
- * and the sets that they are in. Rings are independent of each other. An endpoint
- * may be used by any thread.
+ * and the sets that they are in; nothing checks that. Rings are independent of
+ * each other. Any thread may make conns on a ring of its own, or ask for
+ * sluice_endpoint_info(). The endpoint is freed when no thread uses it any more.
  *
  * Fork: as for conns. The endpoint lasts as long as the process that made it
  * keeps it; what a child closes does not end it.
@@ -34,6 +44,12 @@ extern "C" {
 #endif
 
 struct sluice_ring;
+
+/*
+ * All plain messages of 8 bytes and more go to a ring chosen by their first 8
+ * bytes. Conns are on ring 0 only (options.ring), the others are for workers.
+ */
+#define SLUICE_ENDPOINT_F_HASH 0x1u
 
 struct sluice_endpoint_options {
 	size_t size;
@@ -52,7 +68,7 @@ struct sluice_endpoint_options {
 	 * free slot that it fits comes through the socket.
 	 */
 	uint32_t landing[SLUICE_LANDING_CLASSES];
-	uint32_t flags; /* 0 */
+	uint32_t flags; /* SLUICE_ENDPOINT_F_* */
 	uint32_t resv; /* 0 */
 };
 
@@ -77,7 +93,10 @@ SLUICE_API int
 sluice_endpoint_new(struct sluice_endpoint **endpoint,
 		    const struct sluice_endpoint_options *options);
 
-/* Gives up the caller's hold; it goes with the last conn and listener on it. */
+/*
+ * Gives up the caller's hold; it goes with the last conn and listener on it.
+ * Workers have none: they have to be done before, and their views are gone then.
+ */
 SLUICE_API void sluice_endpoint_free(struct sluice_endpoint *endpoint);
 
 SLUICE_API void sluice_endpoint_info(struct sluice_endpoint *endpoint,
@@ -90,41 +109,55 @@ sluice_endpoint_ring(struct sluice_endpoint *endpoint, unsigned int index);
 /* Rings of workers -------------------------------------------------------- */
 
 /*
- * Messages of conns made with SLUICE_F_STEER_HASH go to any ring of their
- * endpoint: all with the same first 8 bytes to the same one. A thread for each
- * ring takes them there, with the calls below and no lock. Messages shorter than
- * 8 bytes, and those that come through the socket, go to the conn's own ring
- * (options.ring): there sluice_recv() on the conn has them, with what is hashed
- * to that ring, and the end of the stream. Messages with the same first 8 bytes
- * keep their order: the conn waits until all other rings are read up to where
- * they are. So a ring that nobody reads holds up the conn's spilled messages.
+ * With SLUICE_ENDPOINT_F_HASH, messages of plain peers with the same first 8
+ * bytes go to the same ring. One thread for each ring but the first takes them
+ * there, without a lock, by the calls below. Ring 0 is the home of all conns:
+ * sluice_recv() has what is hashed to it, what is shorter than 8 bytes, what came
+ * through the socket (a spill: ring or landing pool were full, and more), and the
+ * end of the stream.
+ *
+ * Order: of one conn's messages with the same first 8 bytes each is handed out
+ * when whoever got the one before has called again (sluice_ring_recv(), _wait(),
+ * _arm(), or a receive or wait of the conn). So their handling never overlaps,
+ * whichever threads they go to. For this a conn holds back what came through
+ * the socket, and its end, until all rings are read up to where they were then.
+ * Meanwhile it says -EAGAIN, and waits for it return at once; a ring that nobody
+ * reads holds it up.
+ *
+ * Aware peers are not hashed: all that they send comes to their conn.
+ *
+ * All of these: -EINVAL: ring 0, or an endpoint without the flag; -ECHILD.
  */
 
 /*
- * Takes the next message of a ring that is no conn's own. 1: *msg is filled, and
- * *conn says whose it is (sluice_conn_info.steer_conn). -EAGAIN: none now.
- * -EBUSY: the ring has conns of its own, which receive from it. -ECHILD.
+ * Takes the ring's next message. 1: *msg is filled, and *conn says whose it is
+ * (sluice_conn_info.steer_conn; that may not have returned from sluice_accept()
+ * yet, and may be closed by now). -EAGAIN: none now. -ENOLINK: all is read, and
+ * sluiced has destroyed the endpoint (sluice_endpoint_info.error says why): conns
+ * go on through their sockets.
  */
 SLUICE_API int sluice_ring_recv(struct sluice_ring *ring,
 				struct sluice_msg *msg, uint32_t *conn);
 
 /*
  * Gives back what sluice_ring_recv() filled, in any order, in the ring's thread.
- * Nothing happens for an inline one. -EINVAL: not held.
+ * Nothing happens for an inline one. -EINVAL: the ring has not handed it out, or
+ * has it back.
  */
 SLUICE_API int sluice_ring_release(struct sluice_ring *ring,
 				   const struct sluice_msg *msg);
 
 /*
- * Waits for a message: spins up to spin_ns, then sleeps. 0: there may be one;
- * -ETIMEDOUT, -EINTR.
+ * Waits for something to receive: spins up to spin_ns, then sleeps. 0: receive;
+ * -ETIMEDOUT, -EINTR. timeout_ns as in sluice_wait().
  */
 SLUICE_API int sluice_ring_wait(struct sluice_ring *ring, int64_t timeout_ns,
 				uint64_t spin_ns);
 
 /*
- * For event loops, as sluice_conn_fd() and sluice_arm(): receive until -EAGAIN,
- * arm (1: receive again), sleep until the fd is readable. -EMFILE.
+ * For event loops, or to wait for something else besides, as sluice_conn_fd()
+ * and sluice_arm(): receive until -EAGAIN, arm (1: receive again), sleep until
+ * the fd is readable. -EMFILE.
  */
 SLUICE_API int sluice_ring_fd(struct sluice_ring *ring);
 SLUICE_API int sluice_ring_arm(struct sluice_ring *ring);

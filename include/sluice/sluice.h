@@ -177,8 +177,6 @@ SLUICE_API int sluice_pool_segment(const struct sluice_pool *pool,
  * sluice_conn_info() says why.
  */
 #define SLUICE_F_STEER 0x20u
-/* Each plain message goes to a ring chosen by its first 8 bytes: endpoint.h. */
-#define SLUICE_F_STEER_HASH 0x40u
 
 #define SLUICE_SPIN_DEFAULT_NS 20000
 #define SLUICE_SPIN_FOREVER UINT64_MAX
@@ -313,6 +311,7 @@ SLUICE_API void sluice_conn_abort(struct sluice_conn *conn, const char *text);
 #define SLUICE_REASON_PEER_NO_DIRECT 8 /* it reads no ring: steered, say */
 #define SLUICE_REASON_NO_SLUICED 9 /* see steer_error */
 #define SLUICE_REASON_STEER_REFUSED 10 /* by sluiced; see steer_error */
+#define SLUICE_REASON_STEER_LOST 11 /* sluiced has destroyed the endpoint */
 
 SLUICE_API const char *sluice_lane_name(uint32_t lane);
 SLUICE_API const char *sluice_reason_text(uint32_t reason);
@@ -355,7 +354,8 @@ SLUICE_API struct sluice_pool *sluice_conn_pool(struct sluice_conn *conn);
 
 /*
  * All conns of the process together map at most `bytes` of peers' memory, links
- * included; default 16 GiB.
+ * included; default 16 GiB. A segment that a peer passes on several conns is
+ * mapped once, and counts once.
  */
 SLUICE_API void sluice_map_limit_set(uint64_t bytes);
 

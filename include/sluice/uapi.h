@@ -220,7 +220,8 @@ struct sluice_steer_ring {
 	__u32 __resv0[3];
 	/* line 1 */
 	__u32 tail; /* position after the last that was claimed */
-	__u32 __resv1[15];
+	__u32 head_seen; /* by senders: what head was, or later */
+	__u32 __resv1[14];
 	/* line 2 */
 	__u32 spills; /* counts messages that were left to the sockets' queues */
 	__u32 __resv2[15];
@@ -486,6 +487,7 @@ SLUICE_AT(sluice_steer_ring, index, 48);
 SLUICE_AT(sluice_steer_ring, rings, 50);
 SLUICE_AT(sluice_steer_ring, __resv0, 52);
 SLUICE_AT(sluice_steer_ring, tail, 64);
+SLUICE_AT(sluice_steer_ring, head_seen, 68);
 SLUICE_AT(sluice_steer_ring, spills, 128);
 SLUICE_AT(sluice_steer_ring, cursor, 192);
 SLUICE_ASSERT(sizeof(struct sluice_steer_control) == 128);

@@ -82,6 +82,7 @@ struct bench_case {
 	size_t size;
 	size_t touched; /* bytes that the sender writes and the receiver reads */
 	unsigned int senders; /* fan-in: connections; else 0 */
+	unsigned int burst; /* fan-in: messages that a sender sends at once */
 	bool count_calls; /* a repetition for that, and nothing else */
 	uint64_t warm_ticks;
 	uint64_t warm_messages; /* of a stream, at least */
@@ -180,6 +181,7 @@ int side_fail(struct bench_side *side, const char *format, ...)
 /* Options ----------------------------------------------------------------- */
 
 #define BENCH_LIST_MAX 64
+#define BENCH_BURST_MAX 64
 
 struct bench_options {
 	const struct bench_system *systems[BENCH_LIST_MAX];
@@ -188,6 +190,7 @@ struct bench_options {
 	unsigned int size_count;
 	unsigned int senders[BENCH_LIST_MAX];
 	unsigned int senders_count;
+	unsigned int burst;
 	bool patterns[PATTERNS];
 	bool modes[MODES];
 	enum bench_touch touch;

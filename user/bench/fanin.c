@@ -13,7 +13,10 @@
 /* Beside the connections, in one process. */
 #define OTHER_FDS 64
 
+/* Of the messages that one call sends: their payload, one after the other. */
 static uint8_t *out_data;
+static struct iovec out_parts[BENCH_BURST_MAX];
+static struct mmsghdr out_messages[BENCH_BURST_MAX];
 
 /* Both ends of every connection are open in the parent. */
 static int fds_allow(unsigned int count)
@@ -65,22 +68,39 @@ int fanin_prepare(const struct bench_case *c, struct bench_channel *channel,
 
 int fanin_plain_open(struct bench_side *side)
 {
-	if (posix_memalign((void **)&out_data, 4096, side->size))
+	const unsigned int burst = side->c->burst;
+	unsigned int i;
+
+	if (posix_memalign((void **)&out_data, 4096, burst * side->size))
 		return side_fail(side, "out of memory");
-	memset(out_data, 1, side->size);
+	memset(out_data, 1, burst * side->size);
+	for (i = 0; i < burst; i++) {
+		out_parts[i].iov_base = out_data + i * side->size;
+		out_parts[i].iov_len = side->size;
+		out_messages[i].msg_hdr.msg_iov = &out_parts[i];
+		out_messages[i].msg_hdr.msg_iovlen = 1;
+	}
 	return 0;
 }
 
 int fanin_plain_put(struct bench_side *side, unsigned int connection,
-		    uint64_t word)
+		    uint64_t word, unsigned int count)
 {
+	const int fd = side->channel->pairs[connection][0];
+	unsigned int i;
 	ssize_t n;
 
-	touch_write(out_data, side->touched, word);
-	n = send(side->channel->pairs[connection][0], out_data, side->size,
-		 MSG_NOSIGNAL);
-	if (n == (ssize_t)side->size)
-		return 1;
+	for (i = 0; i < count; i++)
+		touch_write(out_data + i * side->size, side->touched,
+			    word + i * WORD_NUMBER);
+	if (count == 1) {
+		n = send(fd, out_data, side->size, MSG_NOSIGNAL);
+		n = n == (ssize_t)side->size ? 1 : n;
+	} else {
+		n = sendmmsg(fd, out_messages, count, MSG_NOSIGNAL);
+	}
+	if (n > 0)
+		return (int)n;
 	if (n < 0 && (errno == EAGAIN || errno == EINTR || errno == ENOBUFS))
 		return 0;
 	return side_fail(side, "sending: %s", strerror(errno));

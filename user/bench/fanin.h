@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
 /*
  * Fan-in: many connections, one receiver. Side 0 is all the senders: it takes
- * the connections in turn, one message each, and skips those that have no room.
+ * the connections in turn, a burst of messages each (plain ones: one sendmmsg() if
+ * that is more than one), and skips those that have no room.
  * Side 1 receives from all of them. Numbers and flags in the payload are as in
  * loop.h, numbers by connection.
  */
@@ -26,11 +27,12 @@ struct fanin {
 
 struct fanin_ops {
 	/*
-	 * Sends a message that starts with the word. 1; 0: no room now; or -1
-	 * after side_fail().
+	 * Sends count messages, the first of which starts with the word, the next
+	 * with the next number. How many there was room for; or -1 after
+	 * side_fail().
 	 */
 	int (*put)(struct bench_side *side, unsigned int connection,
-		   uint64_t word);
+		   uint64_t word, unsigned int count);
 	/* Blocking, until some connection has room. */
 	int (*room)(struct bench_side *side);
 	/*
@@ -46,7 +48,7 @@ int fanin_prepare(const struct bench_case *c, struct bench_channel *channel,
 /* One message on a plain socket, for fanin_ops.put and .room. */
 int fanin_plain_open(struct bench_side *side);
 int fanin_plain_put(struct bench_side *side, unsigned int connection,
-		    uint64_t word);
+		    uint64_t word, unsigned int count);
 int fanin_plain_room(struct bench_side *side);
 
 /* A message of that connection; it must be the next one. */
@@ -95,7 +97,7 @@ LOOP int fanin_receive(struct bench_side *side, const struct fanin_ops ops,
 	return 0;
 }
 
-/* One message for each connection that has room; how many, or -1. */
+/* A burst of messages for each connection that has room; how many, or -1. */
 LOOP int fanin_pass(struct bench_side *side, const struct fanin_ops ops,
 		    struct fanin *fanin, uint64_t flags)
 {
@@ -103,7 +105,8 @@ LOOP int fanin_pass(struct bench_side *side, const struct fanin_ops ops,
 	int sent = 0, ret;
 
 	for (i = 0; i < fanin->count; i++) {
-		ret = ops.put(side, i, fanin->numbers[i] * WORD_NUMBER | flags);
+		ret = ops.put(side, i, fanin->numbers[i] * WORD_NUMBER | flags,
+			      side->c->burst);
 		if (ret < 0)
 			return -1;
 		fanin->numbers[i] += (uint64_t)ret;
@@ -123,7 +126,8 @@ LOOP int fanin_stop(struct bench_side *side, const struct fanin_ops ops,
 	for (i = 0; i < fanin->count; i++) {
 		do {
 			ret = ops.put(side, i,
-				      fanin->numbers[i] * WORD_NUMBER | flags);
+				      fanin->numbers[i] * WORD_NUMBER | flags,
+				      1);
 			if (ret < 0 || (!ret && side->block && ops.room(side)))
 				return -1;
 		} while (!ret);

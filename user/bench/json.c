@@ -43,6 +43,11 @@ static void sides_json(json_t *json, const struct bench_row *row, bool known)
 			    figure(row->calls, row->calls_known));
 }
 
+static json_t *burst_json(const struct bench_case *c)
+{
+	return c->senders ? json_integer(c->burst) : json_null();
+}
+
 static json_t *row_json(const struct bench_row *row)
 {
 	const bool known = row->sample_count > 0;
@@ -56,6 +61,7 @@ static json_t *row_json(const struct bench_row *row)
 		bench_modes[row->c.mode], "size", (json_int_t)row->c.size,
 		"touch", bench_touches[row->c.touch], "senders",
 		row->c.senders ? json_integer(row->c.senders) : json_null());
+	json_object_set_new(json, "burst", burst_json(&row->c));
 	json_object_set_new(json, "p50_ns", figure(row->p50_ns, pingpong));
 	json_object_set_new(json, "p99_ns", figure(row->p99_ns, pingpong));
 	json_object_set_new(json, "p999_ns", figure(row->p999_ns, pingpong));

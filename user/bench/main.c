@@ -8,8 +8,8 @@
 
 extern const struct bench_system bench_raw, bench_memcpy, bench_seqpacket,
 	bench_stream, bench_pipe, bench_queued, bench_direct, bench_epoll,
-	bench_steered_plain, bench_steered, bench_steered_single, bench_relay,
-	bench_switch, bench_sockmap;
+	bench_epoll_burst, bench_steered_plain, bench_steered,
+	bench_steered_single, bench_relay, bench_switch, bench_sockmap;
 
 const struct bench_system *const bench_systems[] = {
 	&bench_raw,	  &bench_memcpy,
@@ -17,8 +17,9 @@ const struct bench_system *const bench_systems[] = {
 	&bench_pipe,	  &bench_queued,
 	&bench_direct,	  &bench_steered_plain,
 	&bench_steered,	  &bench_steered_single,
-	&bench_epoll,	  &bench_relay,
-	&bench_switch,	  &bench_sockmap,
+	&bench_epoll,	  &bench_epoll_burst,
+	&bench_relay,	  &bench_switch,
+	&bench_sockmap,
 };
 const unsigned int bench_system_count =
 	sizeof(bench_systems) / sizeof(bench_systems[0]);

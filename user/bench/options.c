@@ -27,6 +27,8 @@ static const char help[] =
 	"                      fast as the receiver takes them; fanin: the same\n"
 	"                      over many connections (pingpong,stream)\n"
 	"  --senders 1,8,...   connections of a fan-in, 1 to 4096 (1,8,64,512)\n"
+	"  --burst N           messages that each of them sends at once, 1 to 64;\n"
+	"                      plain senders by sendmmsg (1)\n"
 	"  --modes m,...       spin: both sides poll; block: both sleep whenever\n"
 	"                      they wait (spin)\n"
 	"  --touch first|all   the sender writes and the receiver reads the first\n"
@@ -164,6 +166,19 @@ static int parse_senders(struct bench_options *o, const char *word)
 	if (o->senders_count == BENCH_LIST_MAX)
 		return usage("more than %d numbers of senders", BENCH_LIST_MAX);
 	o->senders[o->senders_count++] = (unsigned int)number;
+	return 0;
+}
+
+static int parse_burst(struct bench_options *o, const char *word)
+{
+	unsigned long number;
+	char *end;
+
+	if (!number_parse(word, &number, &end) || *end || !number ||
+	    number > BENCH_BURST_MAX)
+		return usage("bad burst \"%s\": want 1 to %d", word,
+			     BENCH_BURST_MAX);
+	o->burst = (unsigned int)number;
 	return 0;
 }
 
@@ -324,6 +339,8 @@ static int option_parse(struct bench_options *o, int option)
 	case 'n':
 		o->senders_count = 0;
 		return parse_list(o, optarg, parse_senders);
+	case 'b':
+		return parse_burst(o, optarg);
 	case 'p':
 		memset(o->patterns, 0, sizeof(o->patterns));
 		return parse_list(o, optarg, parse_pattern);
@@ -359,6 +376,7 @@ int options_parse(struct bench_options *o, int argc, char **argv)
 		{ "sizes", required_argument, NULL, 'z' },
 		{ "patterns", required_argument, NULL, 'p' },
 		{ "senders", required_argument, NULL, 'n' },
+		{ "burst", required_argument, NULL, 'b' },
 		{ "modes", required_argument, NULL, 'm' },
 		{ "touch", required_argument, NULL, 't' },
 		{ "cpus", required_argument, NULL, 'c' },
@@ -375,6 +393,7 @@ int options_parse(struct bench_options *o, int argc, char **argv)
 	memset(o, 0, sizeof(*o));
 	o->seconds = 0.3;
 	o->runs = 5;
+	o->burst = 1;
 	while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0) {
 		if (option == 'l')
 			return list();

@@ -293,6 +293,7 @@ static struct bench_row *rows_add(const struct bench_options *o,
 			row->c.mode = mode;
 			row->c.size = o->sizes[size];
 			row->c.senders = senders;
+			row->c.burst = o->burst;
 			row++;
 		}
 	}

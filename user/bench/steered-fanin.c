@@ -29,6 +29,18 @@ static int fanin_failed(struct bench_side *side, const char *what, int error)
 			 error ? strerror(-error) : "end of stream");
 }
 
+/* The same of a conn, which may know more. */
+static int conn_failed(struct bench_side *side, const char *what,
+		       unsigned int i, int error)
+{
+	struct sluice_conn_info info;
+
+	sluice_conn_info(conns[i], &info);
+	return side_fail(side, "%s of sender %u: %s (%s)", what, i,
+			 error ? strerror(-error) : "end of stream",
+			 info.error_text);
+}
+
 static int conns_make(struct bench_side *side, uint32_t flags)
 {
 	struct sluice_options options = {
@@ -68,7 +80,7 @@ static int conns_ready(struct bench_side *side)
 		for (;;) {
 			ret = sluice_recv(conns[i], &msg);
 			if (ret != -EAGAIN)
-				return fanin_failed(side, "handshake", ret);
+				return conn_failed(side, "handshake", i, ret);
 			sluice_conn_info(conns[i], &info);
 			if (side->index ? info.rx_lane == SLUICE_LANE_STEERED :
 					  info.tx_lane == SLUICE_LANE_QUEUED)
@@ -127,7 +139,7 @@ LOOP int take_conn(struct bench_side *side, struct fanin *fanin, unsigned int i)
 	int count = sluice_recv_batch(conns[i], msgs, BATCH), n, ret;
 
 	if (count < 0 && count != -EAGAIN)
-		return fanin_failed(side, "receiving", count);
+		return conn_failed(side, "receiving", i, count);
 	for (n = 0; n < count; n++) {
 		if (msgs[n].len != side->size)
 			return side_fail(side, "%u bytes came, not %zu",
@@ -136,7 +148,7 @@ LOOP int take_conn(struct bench_side *side, struct fanin *fanin, unsigned int i)
 			return -1;
 		ret = sluice_release(conns[i], &msgs[n]);
 		if (ret)
-			return fanin_failed(side, "sluice_release", ret);
+			return conn_failed(side, "sluice_release", i, ret);
 	}
 	return 0;
 }
@@ -158,20 +170,22 @@ LOOP int steered_fanin_take(struct bench_side *side, struct fanin *fanin)
 	return count < 0 ? 0 : count;
 }
 
-LOOP int aware_put(struct bench_side *side, unsigned int i, uint64_t word)
+/* flags: SLUICE_SEND_F_BATCH, or 0 for the last of a burst. */
+LOOP int aware_put_one(struct bench_side *side, unsigned int i, uint64_t word,
+		       uint32_t flags)
 {
 	const uint32_t size = (uint32_t)side->size;
 	int ret = 0;
 
 	if (size <= SLUICE_INLINE_MAX) {
 		touch_write(small, sizeof(small), word);
-		ret = sluice_send(conns[i], small, size, 0, 0);
+		ret = sluice_send(conns[i], small, size, 0, flags);
 	} else {
 		if (!loan)
 			ret = sluice_loan(conns[i], size, &loan);
 		if (!ret) {
 			touch_write(loan->data, side->touched, word);
-			ret = sluice_send_buf(conns[i], loan, size, 0, 0);
+			ret = sluice_send_buf(conns[i], loan, size, 0, flags);
 		}
 		if (!ret)
 			loan = NULL;
@@ -183,7 +197,29 @@ LOOP int aware_put(struct bench_side *side, unsigned int i, uint64_t word)
 		ret = sluice_wait(conns[i], SLUICE_SEND, 0);
 	return ret >= 0 || ret == -ETIMEDOUT ?
 		       0 :
-		       fanin_failed(side, "sending", ret);
+		       conn_failed(side, "sending", i, ret);
+}
+
+LOOP int aware_put(struct bench_side *side, unsigned int i, uint64_t word,
+		   unsigned int count)
+{
+	unsigned int n;
+	int ret;
+
+	for (n = 0; n < count; n++) {
+		ret = aware_put_one(side, i, word + n * WORD_NUMBER,
+				    n + 1 < count ? SLUICE_SEND_F_BATCH : 0);
+		if (ret < 0)
+			return ret;
+		if (!ret)
+			break;
+	}
+	if (n && n < count) {
+		ret = sluice_flush(conns[i]);
+		if (ret && ret != -EAGAIN)
+			return conn_failed(side, "flushing", i, ret);
+	}
+	return (int)n;
 }
 
 static int aware_room(struct bench_side *side)

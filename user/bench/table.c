@@ -53,6 +53,9 @@ static void heading(const struct bench_case *c, FILE *out)
 	fprintf(out, "\n%s, both sides %s, %s touched\n", titles[c->pattern],
 		c->mode == MODE_SPIN ? "spinning" : "blocking",
 		c->touch == TOUCH_ALL ? "every byte" : "first 64 bytes");
+	if (c->pattern == PATTERN_FANIN && c->burst > 1)
+		fprintf(out, "%u messages at once from each sender\n",
+			c->burst);
 	fprintf(out, "%8s  %-*s", "size", NAME_WIDTH, "system");
 	switch (c->pattern) {
 	case PATTERN_PINGPONG:

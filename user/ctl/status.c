@@ -87,15 +87,16 @@ static json_t *conn_json(const struct conn_state *conn)
 {
 	const struct steer_conn_entry *e = &conn->entry;
 
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:s, s:b, s:b, s:s, s:I}",
-			 "cookie", (json_int_t)conn->cookie, "endpoint",
-			 (json_int_t)e->endpoint, "ring", (json_int_t)e->ring,
-			 "conn", (json_int_t)e->conn, "uid", (json_int_t)e->uid,
-			 "type", e->type == 2 ? "dgram" : "seqpacket",
-			 "aware_peer",
-			 e->flags & SLUICE_ATTACH_F_FRAMES ? 1 : 0, "hash",
-			 e->hash_count ? 1 : 0, "lane", word_text(conn->word),
-			 "spilled", (json_int_t)e->spills);
+	return json_pack(
+		"{s:I, s:I, s:I, s:I, s:I, s:s, s:b, s:b, s:s, s:I, s:I, s:I}",
+		"cookie", (json_int_t)conn->cookie, "endpoint",
+		(json_int_t)e->endpoint, "ring", (json_int_t)e->ring, "conn",
+		(json_int_t)e->conn, "uid", (json_int_t)e->uid, "type",
+		e->type == 2 ? "dgram" : "seqpacket", "aware_peer",
+		e->flags & SLUICE_ATTACH_F_FRAMES ? 1 : 0, "hash",
+		e->hash_count ? 1 : 0, "lane", word_text(conn->word),
+		"messages", (json_int_t)e->messages, "bytes",
+		(json_int_t)e->bytes, "spilled", (json_int_t)e->spills);
 }
 
 static json_t *counts_json(const struct snapshot *before,
@@ -204,10 +205,11 @@ static void conns_print(const struct snapshot *s)
 
 	if (!s->conn_count)
 		return;
-	printf("\n%12s %9s %5s %10s  %-9s %-6s %-8s %9s\n", "cookie",
-	       "endpoint", "ring", "conn", "type", "peer", "lane", "spilled");
+	printf("\n%12s %9s %5s %10s  %-9s %-6s %-8s %12s %10s %9s\n", "cookie",
+	       "endpoint", "ring", "conn", "type", "peer", "lane", "steered",
+	       "bytes", "spilled");
 	for (i = 0; i < s->conn_count; i++, conn++)
-		printf("%12llu %9llu %5u %10u  %-9s %-6s %-8s %9llu\n",
+		printf("%12llu %9llu %5u %10u  %-9s %-6s %-8s %12llu %10s %9llu\n",
 		       (unsigned long long)conn->cookie,
 		       (unsigned long long)conn->entry.endpoint,
 		       conn->entry.ring, conn->entry.conn,
@@ -215,6 +217,8 @@ static void conns_print(const struct snapshot *s)
 		       conn->entry.flags & SLUICE_ATTACH_F_FRAMES ? "aware" :
 								    "plain",
 		       word_text(conn->word),
+		       (unsigned long long)conn->entry.messages,
+		       bytes_text((double)conn->entry.bytes),
 		       (unsigned long long)conn->entry.spills);
 }
 

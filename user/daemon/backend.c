@@ -155,6 +155,7 @@ int backend_connect(const struct backend *backend)
 
 	if (fd < 0)
 		return -errno;
+	socket_take_fds(fd, false);
 	strcpy(address.sun_path, backend->path);
 	r = connect(fd, (struct sockaddr *)&address, sizeof(address)) ? -errno :
 									0;

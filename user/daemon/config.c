@@ -55,6 +55,7 @@ static const struct key {
 	KEY("control.mode", OCTAL, mode, 0, 0777),
 	KEY("control.group", TEXT, group, 0, 0),
 	KEY("bpf.pin_dir", PATH, pin_dir, 0, 0),
+	KEY("bpf.conn_counts", BOOLEAN, conn_counts, 0, 0),
 	KEY("limits.endpoints_per_uid", NUMBER, limits.endpoints_per_uid, 0,
 	    4096),
 	KEY("limits.conns_per_uid", NUMBER, limits.conns_per_uid, 0, 262144),
@@ -93,6 +94,7 @@ void config_init(struct config *config)
 		.path = SLUICE_CONTROL_PATH,
 		.mode = 0660,
 		.pin_dir = "/sys/fs/bpf/sluice",
+		.conn_counts = true,
 		.limits = {
 			.endpoints_per_uid = 256,
 			.conns_per_uid = 16384,

@@ -60,6 +60,7 @@ struct config {
 	char group[64]; /* empty: leave it */
 	/* [bpf] */
 	char pin_dir[256];
+	bool conn_counts; /* count messages and bytes of each connection */
 	/* [limits] */
 	struct limits limits;
 	/* [daemon] */

@@ -209,19 +209,6 @@ static int connect_named(const struct backend *backend)
 	return r;
 }
 
-/* A bound backend gets one end of a pair. */
-static int connect_pair(struct backend *backend, struct visit *visit)
-{
-	int fds[2];
-
-	if (!backend->asked)
-		return -EAGAIN;
-	if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, fds))
-		return -errno;
-	bind_hand_over(backend, &visit->peer, fds[1]);
-	return fds[0];
-}
-
 static struct session *new_session(struct service *service, struct visit *visit,
 				   const struct held *message, int fd)
 {
@@ -247,20 +234,30 @@ static struct session *new_session(struct service *service, struct visit *visit,
 	return session;
 }
 
+/* A bound backend gets one end of a pair. */
 static int join(struct service *service, struct visit *visit,
 		struct backend *backend, const struct held *message)
 {
-	int fd;
+	int fds[2] = { -1, -1 };
 
-	fd = *backend->path ? connect_named(backend) :
-			      connect_pair(backend, visit);
-	if (fd < 0)
-		return fd;
-	if (!new_session(service, visit, message, fd)) {
-		close(fd);
+	if (*backend->path)
+		fds[0] = connect_named(backend);
+	else if (!backend->asked)
+		return -EAGAIN;
+	else if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, fds))
+		return -EMFILE;
+	if (fds[0] < 0)
+		return fds[0];
+	if (!new_session(service, visit, message, fds[0])) {
+		close(fds[0]);
+		if (fds[1] >= 0)
+			close(fds[1]);
 		return -ENOMEM;
 	}
 	visit_join(visit, backend, VISIT_RELAY);
+	/* last: the backend may go over it */
+	if (fds[1] >= 0)
+		bind_hand_over(backend, &visit->peer, fds[1]);
 	return 0;
 }
 
@@ -288,7 +285,10 @@ static int open_session(struct service *service, const struct held *message)
 			return 0;
 		if (r == -EAGAIN)
 			result = r;
-		else
+		else if (r == -EMFILE || r == -ENFILE || r == -ENOMEM) {
+			result = -EAGAIN; /* not the backend's fault */
+			break;
+		} else
 			backend_down(backend, r);
 	}
 	visit_end(visit);

@@ -102,13 +102,20 @@ static int take(int fd)
 	return fcntl(fd, F_DUPFD_CLOEXEC, 3);
 }
 
-static int load(struct programs *programs)
+static int load(struct programs *programs, bool conn_counts)
 {
-	struct steer_bpf *skel = steer_bpf__open_and_load();
-	int r = -errno;
+	struct steer_bpf *skel = steer_bpf__open();
+	int r = skel ? 0 : -errno;
 
-	if (!skel) {
+	if (!r) {
+		/* The compiler sees a const; the program is not loaded yet. */
+		*(volatile __u32 *)&skel->rodata->steer_config.conn_counts =
+			conn_counts;
+		r = steer_bpf__load(skel);
+	}
+	if (r) {
 		explain(r);
+		steer_bpf__destroy(skel);
 		return r;
 	}
 	programs->steer = take(bpf_program__fd(skel->progs.steer));
@@ -193,7 +200,8 @@ static void pin_conn_list(struct programs *programs)
 
 /* Opening ----------------------------------------------------------------- */
 
-int programs_open(struct programs *programs, const char *pin_dir)
+int programs_open(struct programs *programs, const char *pin_dir,
+		  bool conn_counts)
 {
 	int r;
 
@@ -225,7 +233,7 @@ int programs_open(struct programs *programs, const char *pin_dir)
 	} else if (programs->steer == -ENOENT) {
 		r = pins_remove(pin_dir);
 		if (!r)
-			r = load(programs);
+			r = load(programs, conn_counts);
 	} else {
 		r = programs->steer;
 		log_error("%s/steer: %s", pin_dir, strerror(-r));

@@ -28,11 +28,14 @@ struct programs {
 };
 
 /*
+ * conn_counts is for programs that are not pinned yet.
+ *
  * All return 0 or -errno, and have then said in the log what is wrong and what
  * to do: -EBUSY: another sluiced has the pin directory; -ESTALE: what is pinned
  * is of another version; else: BPF cannot be used.
  */
-int programs_open(struct programs *programs, const char *pin_dir);
+int programs_open(struct programs *programs, const char *pin_dir,
+		  bool conn_counts);
 
 /* Calls back with the cookie of every socket; -errno if not all were seen. */
 int programs_walk_sockets(const struct programs *programs,

@@ -69,13 +69,15 @@ static void keep_fixed(const struct config *old, struct config *new)
 {
 	if (strcmp(old->path, new->path) || old->mode != new->mode ||
 	    strcmp(old->group, new->group) ||
-	    strcmp(old->pin_dir, new->pin_dir))
-		log_warning("path, mode, group and pin_dir change at the next "
-			    "start only");
+	    strcmp(old->pin_dir, new->pin_dir) ||
+	    old->conn_counts != new->conn_counts)
+		log_warning("path, mode, group, pin_dir and conn_counts "
+			    "change at the next start only");
 	strcpy(new->path, old->path);
 	new->mode = old->mode;
 	strcpy(new->group, old->group);
 	strcpy(new->pin_dir, old->pin_dir);
+	new->conn_counts = old->conn_counts;
 }
 
 static void reload(struct server *server)
@@ -187,7 +189,8 @@ static int start_loop(struct server *server)
 
 static int open_programs(struct server *server)
 {
-	int r = programs_open(&server->programs, server->config.pin_dir);
+	int r = programs_open(&server->programs, server->config.pin_dir,
+			      server->config.conn_counts);
 
 	server->no_bpf = r && r != -EBUSY;
 	if (r)
@@ -220,6 +223,8 @@ int server_start(struct server *server)
 		r = takeover(server);
 	if (!r)
 		r = listener_open(server);
+	if (!r)
+		services_clear(&server->config);
 	if (!r)
 		r = privileges_drop(services_have_owners(&server->config),
 				    services_redirect(&server->config));

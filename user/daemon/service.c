@@ -57,13 +57,11 @@ static void start_listening(struct service *service)
 	const int one = 1;
 	int fd;
 
-	*file = (struct socket_file){
-		.path = config->listen,
-		.type = config->type,
-		.mode = (mode_t)config->mode,
-		.owner = config->owner,
-		.group = config->group,
-	};
+	file->path = config->listen;
+	file->type = config->type;
+	file->mode = (mode_t)config->mode;
+	file->owner = config->owner;
+	file->group = config->group;
 	fd = socket_file_bind(file);
 	if (fd < 0) {
 		complain(service, fd);
@@ -71,6 +69,9 @@ static void start_listening(struct service *service)
 	}
 	service->source.fd = fd;
 	service->paused = true;
+	/* bound backends may take them */
+	if (config->backends.count || config->type == SOCK_DGRAM)
+		socket_take_fds(fd, false);
 	if (config->type == SOCK_DGRAM ?
 		    setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)) :
 		    listen(fd, BACKLOG))
@@ -317,6 +318,13 @@ void services_tick(struct server *server)
 		if (service->waiting || service->held)
 			services->tick_at = now + TICK_WAITING_NS;
 	}
+}
+
+void services_clear(const struct config *config)
+{
+	for (const struct service_config *service = config->services; service;
+	     service = service->next)
+		socket_file_clear(service->listen);
 }
 
 bool services_have_owners(const struct config *config)

@@ -7,6 +7,7 @@
  *   backend.c  which backends are up, and which one is next
  *   visit.c     connections: from accept() to their end
  *   dgram.c    the same for DGRAM, which has no connections
+ *   handed.c   connections that backends have themselves
  *   bind.c     backends that bind at run time: requests of clients
  *
  * A backend of the configuration is a path. It is looked at PROBE_UP_NS after
@@ -122,6 +123,10 @@ struct services {
 /* What the configuration says; also at a reload. */
 void services_apply(struct server *server);
 void services_tick(struct server *server);
+/*
+ * Removes dead sockets, while it is allowed to see of everyone's whether they are.
+ */
+void services_clear(const struct config *config);
 bool services_have_owners(const struct config *config);
 bool services_redirect(const struct config *config);
 void services_stop(struct server *server);
@@ -168,6 +173,9 @@ struct visit *visit_new(struct service *service, struct service_user *user,
 void visit_join(struct visit *visit, struct backend *backend,
 		enum visit_path path);
 void visit_end(struct visit *visit);
+/* By its cookie. 0 or -ENOMEM. */
+int handed_note(struct visit *visit);
+void handed_forget(struct visit *visit);
 bool visit_may_redirect(const struct service *service);
 /* Those that wait for a backend. */
 void visit_retry(struct service *service);

@@ -3,6 +3,7 @@
 #include "socketfile.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <libgen.h>
 #include <pwd.h>
@@ -10,10 +11,23 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "log.h"
+
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+
+void socket_take_fds(int fd, bool yes)
+{
+	const int value = yes;
+
+	if (setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &value, sizeof(value)))
+		log_debug("SO_PASSRIGHTS: %s", strerror(errno));
+}
 
 static int new_socket(int type)
 {
@@ -48,7 +62,7 @@ int socket_file_probe(const char *path, int type)
 	return r == -EPROTOTYPE ? 0 : r ? r : -EPROTOTYPE;
 }
 
-static int clear_path(const char *path)
+int socket_file_clear(const char *path)
 {
 	struct stat st;
 
@@ -103,38 +117,56 @@ int socket_file_access(const struct socket_file *file)
 
 	if (r)
 		return r;
-	/* the mode first, while the file is ours */
-	if (chmod(file->path, file->mode) ||
-	    ((uid != (uid_t)-1 || gid != (gid_t)-1) &&
-	     chown(file->path, uid, gid)))
+	/* only who has a file may change its mode */
+	if (chown(file->path, geteuid(), (gid_t)-1) ||
+	    chmod(file->path, file->mode) || chown(file->path, uid, gid))
 		return -errno;
+	return 0;
+}
+
+/* Notes what is there. 0 or -1 and errno. */
+static int identify(struct socket_file *file)
+{
+	struct statx st;
+
+	if (statx(AT_FDCWD, file->path, AT_SYMLINK_NOFOLLOW,
+		  STATX_INO | STATX_BTIME, &st))
+		return -1;
+	file->dev = makedev(st.stx_dev_major, st.stx_dev_minor);
+	file->ino = st.stx_ino;
+	file->born = st.stx_mask & STATX_BTIME ?
+			     st.stx_btime.tv_sec * 1000000000 +
+				     st.stx_btime.tv_nsec :
+			     0;
 	return 0;
 }
 
 int socket_file_bind(struct socket_file *file)
 {
 	struct sockaddr_un address;
-	struct stat st;
+	mode_t mask;
 	int fd, r = address_of(file->path, &address);
 
-	file->ino = 0;
 	if (r)
 		return r;
 	make_parent(file->path);
-	r = clear_path(file->path);
+	socket_file_remove(file);
+	r = socket_file_clear(file->path);
 	if (r)
 		return r;
 	fd = new_socket(file->type);
 	if (fd < 0)
 		return fd;
-	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) ||
-	    lstat(file->path, &st)) {
-		r = -errno;
+	mask = umask(0777); /* a DGRAM socket takes messages at once */
+	r = bind(fd, (struct sockaddr *)&address, sizeof(address)) ||
+			    identify(file) ?
+		    -errno :
+		    0;
+	umask(mask);
+	if (r) {
 		close(fd);
 		return r;
 	}
-	file->dev = st.st_dev;
-	file->ino = st.st_ino;
 	r = socket_file_access(file);
 	if (!r)
 		return fd;
@@ -145,10 +177,10 @@ int socket_file_bind(struct socket_file *file)
 
 void socket_file_remove(struct socket_file *file)
 {
-	struct stat st;
+	struct socket_file there = *file;
 
-	if (!file->ino || lstat(file->path, &st) || st.st_dev != file->dev ||
-	    st.st_ino != file->ino)
+	if (!file->ino || identify(&there) || there.dev != file->dev ||
+	    there.ino != file->ino || there.born != file->born)
 		return;
 	if (unlink(file->path) && errno != ENOENT)
 		log_warning("%s: cannot remove: %s", file->path,

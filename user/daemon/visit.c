@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -43,30 +42,6 @@ static void put_user(struct service *service, struct service_user *user)
 	free(user);
 }
 
-/* Those handed over are known by their sockets only ------------------------ */
-
-static int by_cookie(const void *a, const void *b)
-{
-	uint64_t x = ((const struct visit *)a)->cookie;
-	uint64_t y = ((const struct visit *)b)->cookie;
-
-	return x < y ? -1 : x > y;
-}
-
-/* 0 or -ENOMEM */
-static int note_handed(struct visit *visit)
-{
-	return tsearch(visit, &visit->service->server->services->handed,
-		       by_cookie) ?
-		       0 :
-		       -ENOMEM;
-}
-
-static void forget_handed(struct visit *visit)
-{
-	tdelete(visit, &visit->service->server->services->handed, by_cookie);
-}
-
 /* The visit ---------------------------------------------------------------- */
 
 struct visit *visit_new(struct service *service, struct service_user *user,
@@ -98,7 +73,7 @@ static void leave_backend(struct visit *visit)
 	if (backend->offered == visit)
 		backend->offered = NULL;
 	if (visit->path == VISIT_HANDED)
-		forget_handed(visit);
+		handed_forget(visit);
 	visit->service->visit_count[visit->path]--;
 	visit->service->waiting++;
 	backend_put(backend);
@@ -185,10 +160,11 @@ static int hand_over(struct visit *visit, struct backend *backend)
 	if (fd < 0)
 		return -errno;
 	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &visit->cookie, &len) ||
-	    note_handed(visit)) {
+	    handed_note(visit)) {
 		close(fd);
 		return -ENOMEM;
 	}
+	socket_take_fds(fd, true); /* the backend may */
 	visit->seen = visit->service->server->sweep;
 	visit_join(visit, backend, VISIT_HANDED);
 	backend->offered = visit;
@@ -278,14 +254,21 @@ static bool waits(const struct visit *visit)
 	return !visit->backend && !visit->leaving;
 }
 
+static struct visit *first_waiting(const struct service *service)
+{
+	struct visit *visit = service->visits;
+
+	while (visit && !waits(visit))
+		visit = visit->next;
+	return visit;
+}
+
 void visit_retry(struct service *service)
 {
-	struct visit *visit, *next;
+	struct visit *visit;
 
-	for (visit = service->visits; visit; visit = next) {
-		next = visit->next;
-		if (!waits(visit))
-			continue;
+	/* anew each time: what one leads to may end others */
+	while ((visit = first_waiting(service))) {
 		switch (find_backend(visit)) {
 		case 0:
 			break;
@@ -462,40 +445,4 @@ void visit_on_redirected(struct server *server, struct source *source,
 		redirect_free(visit->redirect);
 		over(visit);
 	}
-}
-
-void services_seen(struct server *server, uint64_t cookie)
-{
-	const struct visit key = { .cookie = cookie };
-	struct visit **found =
-		tfind(&key, &server->services->handed, by_cookie);
-
-	if (found)
-		(*found)->seen = server->sweep;
-}
-
-uint32_t services_drop_unseen(struct server *server, uint32_t since,
-			      bool count_only)
-{
-	struct service *service, *next_service;
-	struct visit *visit, *next;
-	uint32_t count = 0;
-
-	for (service = server->services->first; service;
-	     service = next_service) {
-		next_service = service->next;
-		for (visit = service->visit_count[VISIT_HANDED] ?
-				     service->visits :
-				     NULL;
-		     visit; visit = next) {
-			next = visit->next;
-			if (!visit->backend || visit->path != VISIT_HANDED ||
-			    visit->seen >= since)
-				continue;
-			count++;
-			if (!count_only)
-				visit_end(visit);
-		}
-	}
-	return count;
 }

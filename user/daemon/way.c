@@ -65,9 +65,12 @@ static void end(struct pair *pair, enum switch_end how)
 {
 	if (pair->ending)
 		return;
-	pair->ending = true;
-	pair->waiting = false;
 	pair->end = how;
+	/* the main thread is at it: when its answer comes */
+	pair->doomed = pair->waiting;
+	if (pair->doomed)
+		return;
+	pair->ending = true;
 	shutdown(pair->ways[0].in, SHUT_RDWR);
 	shutdown(pair->ways[1].in, SHUT_RDWR);
 }
@@ -187,7 +190,6 @@ static void resume(struct pair *pair, int backend)
 	way->out = pair->ways[1].in = backend;
 	set_timestamps(pair, backend);
 	way->failed = false;
-	pair->waiting = false;
 	pair->lost = false;
 	pair->ways[1].ended = false;
 	way->passed = false; /* the first one was told, not this one */
@@ -415,10 +417,18 @@ void pair_handle(struct pair *pair, enum letter_type type, int fd)
 		ring_receive(&pair->ways[1]);
 		break;
 	case LETTER_RESUME:
-		resume(pair, fd);
+		pair->waiting = false;
+		if (!pair->doomed) {
+			resume(pair, fd);
+			break;
+		}
+		close(fd);
+		end(pair, pair->end);
+		leave_if_over(pair);
 		break;
 	default:
-		end(pair, SWITCH_DONE);
+		pair->waiting = false;
+		end(pair, pair->doomed ? pair->end : SWITCH_DONE);
 		leave_if_over(pair);
 	}
 }

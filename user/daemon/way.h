@@ -94,6 +94,7 @@ struct pair {
 	enum switch_end end;
 	bool ending;
 	bool waiting; /* UNBEGUN */
+	bool doomed; /* ends when it no longer waits */
 	bool lost; /* the backend was reset */
 	bool begun; /* it has sent something, or was sent too much to keep */
 	struct piece

@@ -46,8 +46,7 @@ int options_read(struct sluice_options *o, const struct sluice_options *in)
 {
 	const uint32_t known = SLUICE_F_AWARE | SLUICE_F_REQUIRE_AWARE |
 			       SLUICE_F_PLAIN | SLUICE_F_NO_DIRECT |
-			       SLUICE_F_MAP_HUGE | SLUICE_F_STEER |
-			       SLUICE_F_STEER_HASH;
+			       SLUICE_F_MAP_HUGE | SLUICE_F_STEER;
 	int r;
 
 	*o = (struct sluice_options){ .size = sizeof(*o) };
@@ -79,8 +78,7 @@ int options_read(struct sluice_options *o, const struct sluice_options *in)
 	     o->flags & (SLUICE_F_AWARE | SLUICE_F_REQUIRE_AWARE)) ||
 	    (o->pool && (o->pool_options || !pool_of(o->pool)->shared)) ||
 	    (o->endpoint && o->endpoint_options) ||
-	    (!(o->flags & SLUICE_F_STEER) && (o->flags & SLUICE_F_STEER_HASH ||
-					      o->endpoint_options || o->ring)))
+	    (!(o->flags & SLUICE_F_STEER) && (o->endpoint_options || o->ring)))
 		return -EINVAL;
 	return 0;
 }
@@ -209,8 +207,7 @@ static void unmap_all(struct sluice_conn *conn)
 
 	for (i = 0; i < conn->rx_segment_count; i++)
 		if (core->rx_segments[i].base)
-			memory_unmap_foreign(core->rx_segments[i].base,
-					     core->rx_segments[i].size);
+			memory_unmap_foreign(core->rx_segments[i].base);
 	link_unmap(core);
 }
 
@@ -359,6 +356,7 @@ const char *sluice_reason_text(uint32_t reason)
 		[SLUICE_REASON_PEER_NO_DIRECT] = "the peer reads no ring",
 		[SLUICE_REASON_NO_SLUICED] = "sluiced is not there",
 		[SLUICE_REASON_STEER_REFUSED] = "sluiced refused to steer",
+		[SLUICE_REASON_STEER_LOST] = "sluiced has dropped the endpoint",
 	};
 
 	return reason < ARRAY_SIZE(texts) ? texts[reason] : "unknown";
@@ -383,16 +381,18 @@ static void steer_info(const struct conn_core *core,
 		       struct sluice_conn_info *info)
 {
 	const struct steering *s = &core->steer;
-	int error = s->error;
+	int lost = s->ring ? steer_lost(core) : 0, error = lost;
 
 	info->steered = s->steered;
 	info->spilled = s->spilled;
-	if (s->word) {
+	if (s->word)
 		info->steer_conn = s->conn;
-		error = steer_lost(core);
-	}
+	else if (!error)
+		error = s->error;
 	info->steer_error = error;
-	if (!error) {
+	if (lost) {
+		info->rx_reason = SLUICE_REASON_STEER_LOST;
+	} else if (!error) {
 		info->rx_lane = SLUICE_LANE_STEERED;
 		info->rx_reason = SLUICE_REASON_NONE;
 	} else if (error == -ENOENT || error == -ECONNREFUSED ||

@@ -86,7 +86,7 @@ static const char *on_segment_del(struct sluice_conn *conn, struct frame *frame)
 		if (conn->rx_held[i] == number + 1)
 			return "segment to delete is in use";
 	mapped = &core->rx_segments[number];
-	memory_unmap_foreign(mapped->base, mapped->size);
+	memory_unmap_foreign(mapped->base);
 	core->mapped_bytes -= mapped->size;
 	*mapped = (struct sluice_mapped){ 0 };
 	bit_set(core->ack_due, number);

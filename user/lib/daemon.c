@@ -189,12 +189,28 @@ static void lost(struct sluice_endpoint *endpoint)
 	set_timer(endpoint, wait_ns > 0 ? wait_ns : 1);
 }
 
-/* The endpoint is no more: conns find their sockets not attached. */
+/*
+ * The endpoint is no more: messages go to the sockets' queues. If a program still
+ * steers, with maps that no sluiced knows, it finds HOLD from here on.
+ */
 static void destroyed(struct sluice_endpoint *endpoint, int error)
 {
+	struct sluice_ring *ring;
+	uint32_t i, n;
+
 	lost(endpoint);
-	__atomic_store_n(&endpoint->error, error, __ATOMIC_RELAXED);
 	set_timer(endpoint, 0);
+	/* Pairs with grant(): it sees the error, or we see what it has granted. */
+	__atomic_store_n(&endpoint->error, error, __ATOMIC_SEQ_CST);
+	for (i = 0; i < endpoint->rings_count; i++) {
+		ring = &endpoint->rings[i];
+		for (n = 0; n < endpoint->conns; n++)
+			if (ring->entries[n].state == ENTRY_USED)
+				word_hold(ring_word(ring, n));
+	}
+	grace_wait(); /* for programs that were about to claim a position */
+	/* Pairs with lost() in worker.c. */
+	__atomic_store_n(&endpoint->ended, true, __ATOMIC_RELEASE);
 }
 
 /*

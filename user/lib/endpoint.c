@@ -58,9 +58,21 @@ int endpoint_options_read(struct sluice_endpoint_options *o,
 	    !power_of_two(o->ring_slots, SLUICE_RING_SLOTS_MIN,
 			  SLUICE_RING_SLOTS_MAX) ||
 	    !power_of_two(o->conns, 16, SLUICE_CONNS_MAX) ||
-	    slots > SLUICE_LANDING_SLOTS_MAX || o->flags || o->resv)
+	    slots > SLUICE_LANDING_SLOTS_MAX ||
+	    o->flags & ~SLUICE_ENDPOINT_F_HASH || o->resv)
 		return -EINVAL;
 	return 0;
+}
+
+static bool ring_has_conns(uint32_t ring, uint32_t rings, uint32_t flags)
+{
+	return ring < rings && (!ring || !(flags & SLUICE_ENDPOINT_F_HASH));
+}
+
+bool endpoint_options_have_conns(const struct sluice_endpoint_options *options,
+				 uint32_t ring)
+{
+	return ring_has_conns(ring, options->rings, options->flags);
 }
 
 /* Maps ---------------------------------------------------------------------- */
@@ -200,6 +212,7 @@ endpoint_alloc(const struct sluice_endpoint_options *options)
 	if (!endpoint)
 		return NULL;
 	endpoint->generation = process_generation();
+	endpoint->flags = options->flags;
 	endpoint->refs = 1;
 	endpoint->rings_count = options->rings;
 	endpoint->ring_slots = options->ring_slots;
@@ -248,6 +261,16 @@ static void endpoint_destroy(struct sluice_endpoint *endpoint)
 	close_fd(endpoint->timer_fd);
 	pthread_mutex_destroy(&endpoint->lock);
 	free(endpoint);
+}
+
+bool endpoint_has_conns(const struct sluice_endpoint *endpoint, uint32_t ring)
+{
+	return ring_has_conns(ring, endpoint->rings_count, endpoint->flags);
+}
+
+int endpoint_error(const struct sluice_endpoint *endpoint)
+{
+	return __atomic_load_n(&endpoint->error, __ATOMIC_SEQ_CST);
 }
 
 void endpoint_ref(struct sluice_endpoint *endpoint)
@@ -429,7 +452,7 @@ static uint32_t find_free(struct sluice_ring *ring, bool *leaving)
 	return UINT32_MAX;
 }
 
-/* Waits for those that are leaving, if need be. */
+/* Waits for those that are leaving, if need be. The lock is held, but now and then. */
 static int find_entry(struct sluice_ring *ring, uint32_t *index)
 {
 	int64_t deadline = deadline_after(LEAVE_TIMEOUT_NS);
@@ -445,7 +468,10 @@ static int find_entry(struct sluice_ring *ring, uint32_t *index)
 		r = daemon_await(ring->endpoint, deadline);
 		if (r)
 			return r == -ETIMEDOUT ? -ENOSPC : r;
+		/* It takes the lock when it crosses a quarter of all positions. */
+		pthread_mutex_unlock(&ring->endpoint->lock);
 		ring_drain(ring, NULL, true);
+		pthread_mutex_lock(&ring->endpoint->lock);
 	}
 }
 
@@ -474,14 +500,12 @@ int ring_attach(struct sluice_ring *ring, struct conn_core *core, int fd,
 							 .flags = flags };
 	core->steer.conn = number;
 	entry->core = core;
-	ring->conn_count++;
 	__atomic_store_n(ring_word(ring, number), SLUICE_STEER_HOLD,
 			 __ATOMIC_SEQ_CST);
 	r = daemon_call(endpoint, &request, fd, NULL, NULL);
 	if (r) {
 		/* Without an answer nobody knows: detach in any case. */
 		entry->core = NULL;
-		ring->conn_count--;
 		daemon_detach(ring, index);
 	}
 out:
@@ -498,7 +522,6 @@ void ring_detach(struct sluice_ring *ring, struct conn_core *core)
 			if ((ring->owner[i] & ~OWNER_DELIVERED) == index + 1)
 				ring_release(ring, i, ring->owner[i]);
 	ring->entries[index].core = NULL;
-	ring->conn_count--;
 	pthread_mutex_lock(&ring->endpoint->lock);
 	daemon_detach(ring, index);
 	pthread_mutex_unlock(&ring->endpoint->lock);

@@ -116,22 +116,25 @@ int frame_recv(struct sluice_conn *conn, struct frame *frame, int flags)
 	};
 	struct msghdr msg = { .msg_iov = iov,
 			      .msg_iovlen = 2,
-			      .msg_control = &control,
-			      .msg_controllen = sizeof(control) };
+			      .msg_control = &control };
+	int ends = 0;
 	ssize_t n;
 
 	frame->fd_count = 0;
 	/*
 	 * ECONNRESET: the peer closed with unread messages. SEQPACKET says so
-	 * once, and before the messages that are still queued here.
+	 * once, and before the messages that are still queued here. A message
+	 * without a byte is no frame: it counts as an end, if it is the last.
 	 */
-	do
+	do {
+		msg.msg_controllen = sizeof(control);
 		n = recvmsg(core->fd, &msg, flags | MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == ECONNRESET);
-	if (n < 0)
-		return -errno;
+		if (n < 0 && errno != ECONNRESET)
+			return -errno;
+	} while (n < 0 || (!n && !msg.msg_controllen &&
+			   socket_hung_up(core->fd) && ++ends < SOCKET_ENDS));
 	take_fds(frame, &msg);
-	if (n == 0 && socket_hung_up(core->fd)) {
+	if (ends == SOCKET_ENDS) {
 		frame_close(frame);
 		return 0;
 	}

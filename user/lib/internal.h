@@ -70,8 +70,6 @@ uint64_t process_generation(void);
 bool process_has_membarrier(void);
 /* False: it could not run. */
 bool process_membarrier(void);
-/* Waits until no BPF program that runs now runs any more; milliseconds. */
-void process_grace(void);
 int64_t now_ns(void);
 /* Cheaper, a few milliseconds behind. */
 int64_t coarse_ns(void);
@@ -92,7 +90,7 @@ int memory_new(const char *name, uint64_t size, bool huge, void **address,
  */
 int memory_map_foreign(int fd, uint64_t size, bool huge, void **address,
 		       const char **why);
-void memory_unmap_foreign(const void *address, uint64_t size);
+void memory_unmap_foreign(const void *address);
 
 /* sleep.c: the sleep words ------------------------------------------------ */
 
@@ -225,13 +223,18 @@ struct steering {
 	uint32_t *word; /* SLUICE_STEER_*; NULL: not attached */
 	uint32_t conn; /* what slots for it carry */
 	int error; /* why there is no ring, or it is not attached */
-	uint32_t calls; /* endpoint.calls when attaching failed */
+	uint32_t calls; /* endpoint.calls when it was last tried */
 	bool armed; /* counted in ring.armed */
 	bool told; /* the socket has something, says poll */
+	bool more; /* the last slot of the ring, by an aware peer, had F_MORE */
+	bool ended; /* its peer sends no more, and no program runs for it */
 	uint32_t spills; /* of the ring, when the socket was looked at */
 	uint32_t idle; /* finds nothing, in a row, since then */
 	uint32_t next_look; /* at so many of them */
 	int64_t looked; /* coarse */
+	bool hashed; /* to any ring of the endpoint, which has workers */
+	bool turn_noted; /* the next on the socket comes after these: */
+	uint32_t turn[SLUICE_RINGS_MAX]; /* positions of the rings */
 	uint32_t landing_held; /* slots, in the inbox or with the application */
 	int epoll_fd; /* sluice_conn_fd(): this and its socket; or -1 */
 	int event_fd; /* for what another conn's call found in the ring */
@@ -272,7 +275,6 @@ struct conn_core {
 	uint32_t link_size;
 	int link_fd; /* until it is sent, else -1 */
 	const struct sluice_link *peer_link;
-	uint32_t peer_link_size;
 	struct sluice_link peer_geometry; /* line 0, checked */
 	struct sleep_word rx_word;
 	struct sleep_word tx_word;
@@ -338,6 +340,7 @@ struct conn_core {
 	uint32_t set_events; /* registered with epoll */
 	bool set_idle; /* in the set's idle list */
 	bool set_active; /* it had something since the last turn */
+	bool set_other; /* counted in the set's others */
 
 	struct steering steer;
 
@@ -424,6 +427,13 @@ int hello_process(struct sluice_conn *conn);
 /* frame.c ----------------------------------------------------------------- */
 
 #define FRAME_FDS_MAX 8 /* kept; more than that are closed unseen */
+
+/*
+ * recv() has to say so often that a SEQPACKET socket has ended: it looks at the
+ * queue first, and then at whether the peer has shut down; what came in between
+ * is there at the second time.
+ */
+#define SOCKET_ENDS 2
 
 /* A frame as received, in memory of its own. */
 struct frame {
@@ -546,12 +556,14 @@ static inline bool steer_on(const struct conn_core *core)
 int steer_lost(const struct conn_core *core);
 /* Reads the ring. Is there anything in the inbox? Only if there is a ring. */
 bool steer_pending(struct conn_core *core);
+/* Are messages left to the queue? */
+bool steer_holds(const struct conn_core *core);
 /* Is it time to look at the socket? Always, without a ring. */
 bool steer_due(struct conn_core *core);
 /* Before and after each look at the socket; r: as of frame_recv(). */
 void steer_before(struct conn_core *core);
 void steer_after(struct sluice_conn *conn, int r);
-/* May what the socket has be delivered now, as to the ring? */
+/* May what the socket has be delivered now, as to the other rings? */
 bool steer_in_turn(struct conn_core *core);
 /* The next message of a plain peer, from the inbox. */
 void steer_take(struct sluice_conn *conn, struct sluice_msg *msg);

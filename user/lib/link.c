@@ -131,7 +131,6 @@ int link_map(struct conn_core *core, int fd, uint32_t size)
 	if (r)
 		return conn_fail(conn, r, why);
 	core->peer_link = address;
-	core->peer_link_size = size;
 	memcpy(copy, address, sizeof(*copy));
 	__asm__ volatile("" : : : "memory");
 	why = geometry_wrong(copy, size, core->peer.hold_limit);
@@ -153,6 +152,6 @@ void link_unmap(struct conn_core *core)
 		munmap(core->link, core->link_size);
 	core->link = NULL;
 	if (core->peer_link)
-		memory_unmap_foreign(core->peer_link, core->peer_link_size);
+		memory_unmap_foreign(core->peer_link);
 	core->peer_link = NULL;
 }

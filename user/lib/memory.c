@@ -1,33 +1,25 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
 /*
- * Sealed memfds, mappings of foreign ones, and facts about this process.
- *
- * The only process-wide state of the library is here: the generation (a page
- * that the kernel wipes in a child of fork), the membarrier registration and
- * the count of mapped foreign bytes. All of it is atomic: any thread may call.
+ * Sealed memfds, and facts about this process: the generation (a page that the
+ * kernel wipes in a child of fork) and the membarrier registration. All of it is
+ * atomic: any thread may call.
  */
 #include "internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <linux/membarrier.h>
 #include <linux/memfd.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x8u /* Linux 6.3; without it the kernel log warns */
 #endif
-
-static _Atomic uint64_t mapped_limit = 16ull << 30;
-static _Atomic uint64_t mapped_bytes;
 
 uint64_t process_generation(void)
 {
@@ -75,15 +67,6 @@ bool process_has_membarrier(void)
 bool process_membarrier(void)
 {
 	return !syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
-}
-
-void process_grace(void)
-{
-	/* Longer than any program runs: where membarrier cannot wait for them. */
-	static const struct timespec grace = { .tv_nsec = 50000000 };
-
-	if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
-		nanosleep(&grace, NULL);
 }
 
 int64_t coarse_ns(void)
@@ -154,62 +137,4 @@ int memory_new(const char *name, uint64_t size, bool huge, void **address,
 	*address = map;
 	*out_fd = fd;
 	return 0;
-}
-
-static int refuse(const char **why, const char *text)
-{
-	*why = text;
-	return -EPROTO;
-}
-
-int memory_map_foreign(int fd, uint64_t size, bool huge, void **address,
-		       const char **why)
-{
-	struct statfs fs;
-	struct stat st;
-	void *map;
-	int seals, r;
-
-	/* First: on a foreign FUSE file fstat can block, only memfds answer. */
-	seals = fcntl(fd, F_GET_SEALS);
-	if (seals < 0)
-		return refuse(why, "shared memory is not a memfd");
-	if ((seals & SLUICE_SEALS) != SLUICE_SEALS)
-		return refuse(why, "memfd lacks seals");
-	if (fstat(fd, &st))
-		return refuse(why, "memfd cannot be examined");
-	if (st.st_size < 0 || (uint64_t)st.st_size != size)
-		return refuse(why, "memfd has another size than announced");
-	if ((uint64_t)st.st_blocks * 512 < size)
-		return refuse(why, "memfd is sparse");
-	if (fstatfs(fd, &fs) || (fs.f_type == HUGETLBFS_MAGIC) != huge)
-		return refuse(why, "memfd has other pages than announced");
-	if (atomic_fetch_add(&mapped_bytes, size) + size >
-	    atomic_load(&mapped_limit)) {
-		atomic_fetch_sub(&mapped_bytes, size);
-		*why = "memory of all peers is over the limit here";
-		return -ENOMEM;
-	}
-	map = mmap(NULL, size, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
-	if (map == MAP_FAILED) {
-		r = errno == EACCES ? -EPROTO : -errno;
-		*why = r == -EPROTO ? "memfd is not open for reading" :
-				      "memfd cannot be mapped";
-		atomic_fetch_sub(&mapped_bytes, size);
-		return r;
-	}
-	madvise(map, size, MADV_DONTFORK);
-	*address = map;
-	return 0;
-}
-
-void memory_unmap_foreign(const void *address, uint64_t size)
-{
-	munmap((void *)(uintptr_t)address, size);
-	atomic_fetch_sub(&mapped_bytes, size);
-}
-
-void sluice_map_limit_set(uint64_t bytes)
-{
-	atomic_store(&mapped_limit, bytes);
 }

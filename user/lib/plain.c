@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <linux/sockios.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/time.h>
@@ -30,20 +31,20 @@ int plain_look(struct conn_core *core, int flags, void *data, size_t size,
 	struct iovec iov = { .iov_base = data, .iov_len = size };
 	struct msghdr msg = { .msg_iov = &iov,
 			      .msg_iovlen = 1,
-			      .msg_control = &control,
-			      .msg_controllen = sizeof(control.space) };
-	int one = 1;
+			      .msg_control = &control };
+	int one = 1, ends = 0;
 	ssize_t n;
 
 	if (!core->plain_timestamps)
 		setsockopt(core->fd, SOL_SOCKET, SO_TIMESTAMP, &one,
 			   sizeof(one));
 	core->plain_timestamps = true;
-	do
+	do {
+		msg.msg_controllen = sizeof(control.space);
 		n = recvmsg(core->fd, &msg, flags | MSG_TRUNC | MSG_DONTWAIT);
-	while (n < 0 && errno == ECONNRESET);
-	if (n < 0)
-		return errno == EINTR ? -EAGAIN : -errno;
+		if (n < 0 && errno != ECONNRESET)
+			return errno == EINTR ? -EAGAIN : -errno;
+	} while (n < 0 || (!n && !msg.msg_controllen && ++ends < SOCKET_ENDS));
 	*len = (size_t)n;
 	return n || msg.msg_controllen;
 }
@@ -175,8 +176,10 @@ static int plain_find(struct sluice_conn *conn, size_t *len)
 		if (r < 0)
 			return r;
 	}
-	if (!steer_in_turn(core))
+	if (!steer_in_turn(core)) {
+		sched_yield(); /* to the workers that it waits for */
 		return -EAGAIN;
+	}
 	*len = core->plain_next_len;
 	return core->plain_next != NULL;
 }
@@ -187,7 +190,11 @@ static void plain_taken(struct sluice_conn *conn)
 	struct conn_core *core = core_of(conn);
 
 	core->plain_next = NULL;
-	if (steer_on(core))
+	/*
+	 * Hashed ones are to stay in order over threads: no grant before the
+	 * caller is done with this one.
+	 */
+	if (steer_on(core) && !core->steer.hashed)
 		plain_fetch(conn);
 }
 

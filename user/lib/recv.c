@@ -217,6 +217,14 @@ static bool ring_ready(struct sluice_conn *conn)
 	       conn->rx_position + 1;
 }
 
+/* There is no slot: an error if the message that was begun needs one. */
+static int lacks_parts(struct sluice_conn *conn)
+{
+	return conn->rx_parts ?
+		       conn_fail(conn, -EPROTO, "message lacks parts") :
+		       0;
+}
+
 /*
  * The next slot, copied, not yet taken; marks and SWITCH slots are followed on
  * the way. 1, or 0 if none is there, or -errno.
@@ -238,7 +246,7 @@ static int next_slot(struct sluice_conn *conn, struct sluice_slot *slot,
 			r = switch_to_queued(conn, *slot);
 		} else {
 			if (!core->inbox_count)
-				return 0;
+				return lacks_parts(conn);
 			*slot = core->inbox[core->inbox_head];
 			if (slot->seq != INBOX_MARK)
 				return 1;
@@ -247,8 +255,8 @@ static int next_slot(struct sluice_conn *conn, struct sluice_slot *slot,
 		if (r)
 			return r;
 	}
-	if (conn->rx_parts)
-		return conn_fail(conn, -EPROTO, "message lacks parts");
+	if (lacks_parts(conn))
+		return core->error;
 	/* A SWITCH slot comes before the DATA that follows it. */
 	if (core->inbox_count)
 		return conn_fail(conn, -EPROTO, "data in the direct lane");
@@ -276,9 +284,8 @@ bool recv_ready(struct sluice_conn *conn)
 	struct sluice_slot slot;
 	bool in_ring;
 
-	return core->error || core->bye_seen || core->eof ||
-	       next_slot(conn, &slot, &in_ring) ||
-	       ((core->plain_eof || core->plain_next) && steer_in_turn(core));
+	return core->error || core->bye_seen || core->eof || core->plain_next ||
+	       core->plain_eof || next_slot(conn, &slot, &in_ring);
 }
 
 /*

@@ -17,8 +17,11 @@
  */
 #include "steering.h"
 
-/* Empty drains between two looks at the tail: a line that senders fight for. */
-#define DRAINS_PER_TAIL 16
+/*
+ * Empty drains between two looks at the tail, a line that senders fight for: only
+ * a hole makes them worth it.
+ */
+#define DRAINS_PER_TAIL 1024
 #define DRAINS_PER_TICK 4096
 
 uint32_t *ring_word(const struct sluice_ring *ring, uint32_t number)
@@ -78,12 +81,39 @@ const void *ring_landing(struct sluice_ring *ring,
 	uint64_t offset;
 
 	if (!landing_place(ring, id, &offset, &size) ||
-	    slot->offset != offset || slot->len > size || ring->owner[id] ||
-	    __atomic_load_n(&ring->states[id], __ATOMIC_RELAXED) !=
-		    SLUICE_LANDING_USED)
+	    slot->offset != offset || slot->len > size || ring->owner[id])
 		return NULL;
 	ring->owner[id] = owner;
 	return ring->landing + offset;
+}
+
+/*
+ * Senders take landing slots in turn: 16 states, which are a line, one after the
+ * other. So those that are freed wait for the rest of their line, lest it goes to
+ * and fro for each of them.
+ */
+static void free_states(struct sluice_ring *ring)
+{
+	uint32_t *states = ring->states + ring->freed_line * STATES_PER_LINE, i;
+
+	for (i = 0; ring->freed; ring->freed >>= 1, i++)
+		if (ring->freed & 1)
+			/* Pairs with the program's exchange: what we read, before its copy. */
+			__atomic_store_n(&states[i], SLUICE_LANDING_FREE,
+					 __ATOMIC_RELEASE);
+}
+
+/* How many of the slots of id's size may wait so, which nobody can use. */
+static uint32_t freed_max(const struct sluice_ring *ring, uint32_t id)
+{
+	const uint32_t *count = ring->endpoint->landing;
+	uint32_t of_size;
+
+	if (id < count[0] * 16)
+		of_size = count[0] * 16;
+	else
+		of_size = count[id - count[0] * 16 < count[1] ? 1 : 2];
+	return of_size / 8;
 }
 
 bool ring_release(struct sluice_ring *ring, uint32_t id, uint32_t owner)
@@ -91,10 +121,26 @@ bool ring_release(struct sluice_ring *ring, uint32_t id, uint32_t owner)
 	if (id >= ring->landing_slots || ring->owner[id] != owner)
 		return false;
 	ring->owner[id] = 0;
-	/* Pairs with the program's exchange: what we read, before its copy. */
-	__atomic_store_n(&ring->states[id], SLUICE_LANDING_FREE,
-			 __ATOMIC_RELEASE);
+	if (ring->freed_line != id / STATES_PER_LINE)
+		free_states(ring);
+	ring->freed_line = id / STATES_PER_LINE;
+	ring->freed |= 1u << id % STATES_PER_LINE;
+	if (ring->freed == (1u << STATES_PER_LINE) - 1 ||
+	    (uint32_t)__builtin_popcount(ring->freed) >= freed_max(ring, id))
+		free_states(ring);
 	return true;
+}
+
+bool ring_release_msg(struct sluice_ring *ring, const struct sluice_msg *msg,
+		      uint32_t owner)
+{
+	uint64_t offset;
+	uint32_t size;
+
+	/* Another ring's has the same numbers, but not the same place. */
+	return landing_place(ring, msg->id, &offset, &size) &&
+	       msg->view == ring->landing + offset &&
+	       ring_release(ring, msg->id, owner);
 }
 
 /* Consuming --------------------------------------------------------------- */
@@ -144,7 +190,7 @@ static void drain_head(struct sluice_ring *ring)
 }
 
 /* Pairs with the claim of a position by the program. */
-static uint32_t tail_of(const struct sluice_ring *ring)
+uint32_t ring_tail(const struct sluice_ring *ring)
 {
 	return __atomic_load_n(&ring->header->tail, __ATOMIC_ACQUIRE);
 }
@@ -181,6 +227,7 @@ static void mark_ahead(struct sluice_ring *ring, uint32_t position)
 
 void ring_report(struct sluice_ring *ring)
 {
+	free_states(ring);
 	if (ring->reported == ring->head)
 		return;
 	/* Crossed a quarter of all positions: before states seem old. */
@@ -200,7 +247,7 @@ void ring_drain(struct sluice_ring *ring, struct conn_core *caller, bool far)
 	ring->caller = caller;
 	far = far || ring->empty % DRAINS_PER_TAIL == DRAINS_PER_TAIL - 1;
 	if (far)
-		tail = tail_of(ring);
+		tail = ring_tail(ring);
 	drain_head(ring);
 	ring->empty = ring->head == before ? ring->empty + 1 : 0;
 	if (far) {
@@ -218,7 +265,7 @@ void ring_drain(struct sluice_ring *ring, struct conn_core *caller, bool far)
 /* For workers: the next slot to take, if there is one. */
 static bool find_next(struct sluice_ring *ring, bool far, uint32_t *position)
 {
-	uint32_t tail = far ? tail_of(ring) : 0;
+	uint32_t tail = far ? ring_tail(ring) : 0;
 
 	while (ring->ahead_count && taken_ahead(ring, ring->head)) {
 		bit_clear(ring->ahead, ring->head & ring->mask);
@@ -245,6 +292,9 @@ bool ring_next(struct sluice_ring *ring, struct sluice_slot *slot)
 
 	if (++ring->drains % DRAINS_PER_TICK == 0)
 		daemon_tick(ring->endpoint);
+	/* Not sooner: the worker is done with them when it asks for more. */
+	if (ring->head - ring->reported > ring->mask / 4)
+		ring_report(ring);
 	if (!find_next(ring,
 		       ring->empty % DRAINS_PER_TAIL == DRAINS_PER_TAIL - 1,
 		       &position)) {
@@ -258,27 +308,6 @@ bool ring_next(struct sluice_ring *ring, struct sluice_slot *slot)
 		ring->head++;
 	else
 		mark_ahead(ring, position);
-	if (ring->head - ring->reported > ring->mask / 4)
-		ring_report(ring);
-	return true;
-}
-
-bool ring_others_read(struct sluice_ring *ring)
-{
-	struct sluice_endpoint *endpoint = ring->endpoint;
-	struct sluice_ring *other;
-	uint32_t i, tail, head;
-
-	for (i = 0; i < endpoint->rings_count; i++) {
-		other = &endpoint->rings[i];
-		if (other == ring)
-			continue;
-		tail = tail_of(other);
-		/* Pairs with the release store in ring_report(). */
-		head = __atomic_load_n(&other->control->head, __ATOMIC_ACQUIRE);
-		if ((int32_t)(head - tail) < 0)
-			return false;
-	}
 	return true;
 }
 

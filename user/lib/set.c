@@ -10,10 +10,14 @@
  *
  * Steered conns share a ring, which is read in each round; what it brings makes
  * them hot. So one that has nothing is idle without being armed, and only the ring
- * is, before the set sleeps. While nothing but such conns is idle, the epoll is
- * asked less often.
+ * is, before the set sleeps. While all conns are steered, the epoll is asked less
+ * often: its news is the end of a stream, and spills, of which the ring tells too
+ * (shortly before they are there).
+ *
+ * Spills cost a system call each, and more of them come until the socket has been
+ * found empty: so the queues of steered conns are emptied one after the other.
  */
-#include "steering.h"
+#include "set.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -23,35 +27,12 @@
 /* Rounds in which hot conns are served before the epoll is asked again. */
 #define ROUNDS_PER_POLL 16
 #define EVENTS_PER_POLL 64
-/*
- * With steered conns only: their sockets have something when a message was left
- * to the queue, which the ring tells (shortly before it is there), or at the end.
- */
-#define STEERED_ROUNDS_PER_POLL 1024
+/* With steered conns only: time between, and rounds between looks at the clock. */
+#define STEERED_POLL_NS 5000000
+#define ROUNDS_PER_CLOCK 64
 #define ROUNDS_AFTER_SPILL 64
-
-/* A ring that conns of the set are on. */
-struct set_ring {
-	struct list link;
-	struct sluice_ring *ring;
-	uint32_t conns;
-	uint32_t spills; /* as last seen */
-	bool armed;
-	bool watches;
-	struct watcher watcher; /* of its endpoint */
-};
-
-struct sluice_set {
-	int epoll_fd;
-	uint64_t generation;
-	struct list hot;
-	struct list idle;
-	struct list closing; /* not reported, see sluice_conn_close() */
-	struct list rings; /* struct set_ring */
-	uint32_t rounds; /* since the epoll was asked */
-	uint32_t spill_rounds; /* in which it is asked often */
-	uint32_t others; /* conns that are not steered */
-};
+/* Rounds in which one conn's queue is emptied, before it is another's turn. */
+#define ROUNDS_PER_FOCUS 64
 
 static void move_all(struct list *to, struct list *from)
 {
@@ -89,161 +70,25 @@ static int set_check(const struct sluice_set *set)
 	return set->generation == process_generation() ? 0 : -ECHILD;
 }
 
-/* Rings ------------------------------------------------------------------- */
-
-/* In the epoll's data: a set_ring, not a conn. */
-#define RING_TAG 1
-
-static struct set_ring *find_ring(struct sluice_set *set,
-				  const struct sluice_ring *ring)
-{
-	struct list *l, *tmp;
-
-	list_for_each_safe(l, tmp, &set->rings)
-		if (list_entry(l, struct set_ring, link)->ring == ring)
-			return list_entry(l, struct set_ring, link);
-	return NULL;
-}
-
-/* Of the rings of one endpoint one hears of sluiced. */
-static int watch_endpoint(struct sluice_set *set,
-			  struct sluice_endpoint *endpoint)
-{
-	struct set_ring *member, *first = NULL;
-	struct list *l, *tmp;
-
-	list_for_each_safe(l, tmp, &set->rings) {
-		member = list_entry(l, struct set_ring, link);
-		if (member->ring->endpoint != endpoint)
-			continue;
-		if (member->watches)
-			return 0;
-		first = first ? first : member;
-	}
-	if (!first)
-		return 0;
-	first->watches = true;
-	return daemon_watch(endpoint, &first->watcher, set->epoll_fd,
-			    (char *)first + RING_TAG);
-}
-
-static int listen_to_ring(struct sluice_set *set, struct set_ring *member)
-{
-	struct epoll_event event = { .events = EPOLLIN,
-				     .data.ptr = (char *)member + RING_TAG };
-
-	return epoll_ctl(set->epoll_fd, EPOLL_CTL_ADD,
-			 member->ring->doorbell_fd, &event) ?
-		       -errno :
-		       watch_endpoint(set, member->ring->endpoint);
-}
-
-static void drop_ring(struct sluice_set *set, struct set_ring *member)
-{
-	struct sluice_endpoint *endpoint = member->ring->endpoint;
-
-	epoll_ctl(set->epoll_fd, EPOLL_CTL_DEL, member->ring->doorbell_fd,
-		  NULL);
-	list_remove(&member->link);
-	if (member->watches) {
-		daemon_unwatch(endpoint, &member->watcher);
-		watch_endpoint(set, endpoint);
-	}
-	free(member);
-}
-
-static int ring_enter(struct sluice_set *set, struct sluice_ring *ring)
-{
-	struct set_ring *member = find_ring(set, ring);
-	int r;
-
-	if (!member) {
-		member = calloc(1, sizeof(*member));
-		if (!member)
-			return -ENOMEM;
-		member->ring = ring;
-		list_init(&member->watcher.link);
-		list_append(&set->rings, &member->link);
-		r = listen_to_ring(set, member);
-		if (r) {
-			drop_ring(set, member);
-			return r;
-		}
-	}
-	member->conns++;
-	return 0;
-}
-
-static void ring_leave(struct sluice_set *set, struct sluice_ring *ring)
-{
-	struct set_ring *member = find_ring(set, ring);
-
-	if (--member->conns)
-		return;
-	if (member->armed)
-		ring_disarm(ring);
-	drop_ring(set, member);
-}
-
-/* Reads the rings: conns that there is something for become hot. */
-static void drain_rings(struct sluice_set *set, bool far)
-{
-	struct list *l, *tmp;
-
-	list_for_each_safe(l, tmp, &set->rings)
-		ring_drain(list_entry(l, struct set_ring, link)->ring, NULL,
-			   far);
-}
-
-/* Have messages been left to sockets' queues? */
-static bool look_for_spills(struct sluice_set *set)
-{
-	struct set_ring *member;
-	struct list *l, *tmp;
-	bool found = false;
-	uint32_t spills;
-
-	list_for_each_safe(l, tmp, &set->rings) {
-		member = list_entry(l, struct set_ring, link);
-		spills = __atomic_load_n(&member->ring->header->spills,
-					 __ATOMIC_RELAXED);
-		found = found || spills != member->spills;
-		member->spills = spills;
-	}
-	return found;
-}
-
-static void arm_rings(struct sluice_set *set)
-{
-	struct set_ring *member;
-	struct list *l, *tmp;
-
-	list_for_each_safe(l, tmp, &set->rings) {
-		member = list_entry(l, struct set_ring, link);
-		member->armed = true;
-		ring_arm(member->ring);
-	}
-	drain_rings(set, true);
-}
-
-static void disarm_rings(struct sluice_set *set)
-{
-	struct set_ring *member;
-	struct list *l, *tmp;
-
-	list_for_each_safe(l, tmp, &set->rings) {
-		member = list_entry(l, struct set_ring, link);
-		if (member->armed)
-			ring_disarm(member->ring);
-		member->armed = false;
-	}
-}
-
-/* May it be idle without being armed? */
+/* Does the ring tell all of it, so that it may be idle without being armed? */
 static bool rests(const struct conn_core *core)
 {
 	return steer_on(core) && core->set_want == SLUICE_RECV &&
 	       !conn_is_due(core);
+}
+
+static void count_other(struct conn_core *core, bool other)
+{
+	if (core->set_other == other)
+		return;
+	core->set_other = other;
+	core->set->others += other ? 1 : (uint32_t)-1;
+}
+
+static void unfocus(struct conn_core *core)
+{
+	if (core->set->focus == core)
+		core->set->focus = NULL;
 }
 
 /* Conns ------------------------------------------------------------------- */
@@ -255,9 +100,9 @@ void set_forget(struct sluice_conn *conn)
 	if (!core->set)
 		return;
 	if (core->steer.ring)
-		ring_leave(core->set, core->steer.ring);
-	else
-		core->set->others--;
+		set_ring_leave(core->set, core->steer.ring);
+	count_other(core, false);
+	unfocus(core);
 	list_remove(&core->set_link);
 	/* A dup of the fd elsewhere would keep it in the epoll: be explicit. */
 	epoll_ctl(core->set->epoll_fd, EPOLL_CTL_DEL, core->fd, NULL);
@@ -284,10 +129,10 @@ void set_keep_closing(struct sluice_conn *conn)
 	conn_disarm(conn);
 	if (!core->set)
 		return;
-	if (core->steer.ring) {
-		ring_leave(core->set, core->steer.ring);
-		core->set->others++;
-	}
+	if (core->steer.ring)
+		set_ring_leave(core->set, core->steer.ring);
+	count_other(core, true);
+	unfocus(core);
 	list_remove(&core->set_link);
 	list_append(&core->set->closing, &core->set_link);
 	listen_for(core, EPOLLIN);
@@ -339,19 +184,18 @@ int sluice_set_add(struct sluice_set *set, struct sluice_conn *conn,
 	if (core->set)
 		return -EEXIST;
 	if (core->steer.ring) {
-		r = ring_enter(set, core->steer.ring);
+		r = set_ring_enter(set, core->steer.ring);
 		if (r)
 			return r;
 	}
 	if (epoll_ctl(set->epoll_fd, EPOLL_CTL_ADD, core->fd, &event)) {
 		r = -errno;
 		if (core->steer.ring)
-			ring_leave(set, core->steer.ring);
+			set_ring_leave(set, core->steer.ring);
 		return r;
 	}
-	if (!core->steer.ring)
-		set->others++;
 	core->set = set;
+	count_other(core, true);
 	core->set_idle = false;
 	core->set_data = data;
 	core->set_want = what;
@@ -388,6 +232,27 @@ int sluice_set_remove(struct sluice_set *set, struct sluice_conn *conn)
 }
 
 /*
+ * Has the conn messages in its queue, which is not to be emptied now? Steered ones
+ * are never held up.
+ */
+static bool out_of_turn(struct sluice_set *set, struct conn_core *core)
+{
+	if (!steer_holds(core)) {
+		unfocus(core);
+		return false;
+	}
+	if (!set->focus) {
+		set->focus = core;
+		set->focus_rounds = 0;
+	}
+	if (set->focus != core)
+		return !core->inbox_count;
+	if (++set->focus_rounds > ROUNDS_PER_FOCUS)
+		set->focus = NULL; /* the next one in the list */
+	return false;
+}
+
+/*
  * Reports the hot conns that have something; only of plain ones the socket has
  * to be asked. What is reported goes to the end: the others have their turn.
  */
@@ -407,13 +272,18 @@ static unsigned int serve_hot(struct sluice_set *set,
 		list_remove(l);
 		list_append(&set->hot, l);
 		core = list_entry(l, struct conn_core, set_link);
+		if (steer_on(core) && out_of_turn(set, core))
+			continue;
 		ready = conn_ready(conn_of(core), core->set_want,
 				   steer_on(core) ? steer_due(core) :
 						    core->phase != PHASE_AWARE);
-		if (!ready && rests(core))
-			make_idle(core);
-		if (!ready)
+		count_other(core, !rests(core));
+		if (!ready) {
+			unfocus(core);
+			if (!core->set_other)
+				make_idle(core);
 			continue;
+		}
 		core->set_active = true;
 		list_remove(l);
 		list_append(&served, l);
@@ -457,8 +327,10 @@ static int arm_hot(struct sluice_set *set, bool all)
 			r = listen_for(core, (uint32_t)events);
 		if (r < 0)
 			break;
-		if (!r)
-			make_idle(core);
+		if (r)
+			continue;
+		count_other(core, true);
+		make_idle(core);
 	}
 	move_all(&set->hot, &work);
 	return r < 0 ? r : 0;
@@ -480,12 +352,6 @@ static void serve_closing(struct conn_core *core)
 		conn_destroy(conn_of(core));
 }
 
-static void serve_ring(struct set_ring *member)
-{
-	ring_hush(member->ring);
-	daemon_service(member->ring->endpoint);
-}
-
 /* Asks the epoll; conns whose fds fired are looked at and become hot. */
 static int poll_idle(struct sluice_set *set, int timeout_ms)
 {
@@ -493,15 +359,16 @@ static int poll_idle(struct sluice_set *set, int timeout_ms)
 	int i, n;
 
 	set->rounds = 0;
+	set->asked = coarse_ns();
 	n = epoll_wait(set->epoll_fd, fired, EVENTS_PER_POLL, timeout_ms);
-	disarm_rings(set);
+	set_rings_disarm(set);
 	if (n < 0)
 		return -errno;
 	for (i = 0; i < n; i++) {
 		struct conn_core *core = fired[i].data.ptr;
 
 		if ((uintptr_t)core & RING_TAG) {
-			serve_ring((void *)((char *)core - RING_TAG));
+			set_ring_serve((void *)((char *)core - RING_TAG));
 		} else if (core->closing) {
 			serve_closing(core);
 		} else {
@@ -514,19 +381,27 @@ static int poll_idle(struct sluice_set *set, int timeout_ms)
 	return n;
 }
 
-/* Every so many rounds the epoll is asked, though there is something to do. */
+/* Do the rings tell of everything but the end of a stream, and did they not? */
+static bool rings_suffice(struct sluice_set *set)
+{
+	if (set->others || list_empty(&set->rings))
+		return false;
+	if (set_rings_spilled(set))
+		set->spill_rounds = ROUNDS_AFTER_SPILL;
+	if (!set->spill_rounds)
+		return true;
+	set->spill_rounds--;
+	return false;
+}
+
+/* Is the epoll to be asked, though there may be something to do without? */
 static bool time_to_poll(struct sluice_set *set)
 {
-	bool steered = !set->others && !list_empty(&set->rings);
-
 	set->rounds++;
-	if (steered && look_for_spills(set))
-		set->spill_rounds = ROUNDS_AFTER_SPILL;
-	if (set->spill_rounds)
-		set->spill_rounds--;
-	return set->rounds > (steered && !set->spill_rounds ?
-				      STEERED_ROUNDS_PER_POLL :
-				      ROUNDS_PER_POLL);
+	if (!rings_suffice(set))
+		return set->rounds > ROUNDS_PER_POLL;
+	return set->rounds % ROUNDS_PER_CLOCK == 0 &&
+	       coarse_ns() - set->asked >= STEERED_POLL_NS;
 }
 
 static int milliseconds(int64_t left)
@@ -549,7 +424,7 @@ static int set_sleep(struct sluice_set *set, int64_t deadline)
 	if (r < 0)
 		return r;
 	if (list_empty(&set->hot))
-		arm_rings(set);
+		set_rings_arm(set);
 	if (list_empty(&set->hot))
 		left = deadline == INT64_MAX ? INT64_MAX : deadline - now_ns();
 	return poll_idle(set, milliseconds(left));
@@ -578,7 +453,7 @@ int sluice_set_wait(struct sluice_set *set, struct sluice_event *events,
 			if (r < 0)
 				return r;
 		}
-		drain_rings(set, false);
+		set_rings_drain(set, false);
 		n = serve_hot(set, events, count);
 		if (n || last)
 			return (int)n;
@@ -588,6 +463,8 @@ int sluice_set_wait(struct sluice_set *set, struct sluice_event *events,
 			r = set_sleep(set, deadline);
 		} else {
 			push_hot(set); /* nobody is going to sleep */
+			if (rings_suffice(set))
+				return 0;
 			r = poll_idle(set, 0);
 		}
 		if (r < 0)

@@ -104,10 +104,14 @@ static int copy_endpoint_options(struct sluice_listener *listener)
 	int r;
 
 	listener->steer_again = INT64_MIN;
-	if (!(options->flags & SLUICE_F_STEER) || options->endpoint)
+	if (!(options->flags & SLUICE_F_STEER))
 		return 0;
+	if (options->endpoint)
+		return endpoint_has_conns(options->endpoint, options->ring) ?
+			       0 :
+			       -EINVAL;
 	r = endpoint_options_read(o, options->endpoint_options);
-	if (!r && options->ring >= o->rings)
+	if (!r && !endpoint_options_have_conns(o, options->ring))
 		r = -EINVAL;
 	if (!r && strlen(o->control) >= sizeof(listener->control))
 		r = -ENAMETOOLONG;
@@ -130,7 +134,8 @@ static void make_endpoint(struct sluice_listener *listener)
 
 	if (!(o->flags & SLUICE_F_STEER))
 		return;
-	if (o->endpoint && o->endpoint->generation == process_generation())
+	if (o->endpoint && o->endpoint->generation == process_generation() &&
+	    (!o->endpoint_options || !endpoint_error(o->endpoint)))
 		return;
 	if (o->endpoint) {
 		endpoint_put(o->endpoint);

@@ -53,7 +53,7 @@ int steer_open(struct sluice_conn *conn, int error)
 		return 0;
 	if (endpoint && endpoint->generation != core->generation)
 		return -ECHILD;
-	if (endpoint && o->ring >= endpoint->rings_count)
+	if (endpoint && !endpoint_has_conns(endpoint, o->ring))
 		return -EINVAL;
 	if (endpoint)
 		endpoint_ref(endpoint);
@@ -66,7 +66,7 @@ int steer_open(struct sluice_conn *conn, int error)
 		return error;
 	if (!endpoint)
 		return 0;
-	if (o->ring >= endpoint->rings_count) {
+	if (!endpoint_has_conns(endpoint, o->ring)) {
 		endpoint_put(endpoint);
 		return -EINVAL;
 	}
@@ -90,12 +90,13 @@ void steer_settle(struct sluice_conn *conn)
 	s->calls = calls;
 	if (core->phase == PHASE_AWARE)
 		flags |= SLUICE_ATTACH_F_FRAMES;
-	else if (core->flags & SLUICE_F_STEER_HASH)
+	else if (s->ring->endpoint->flags & SLUICE_ENDPOINT_F_HASH)
 		flags |= SLUICE_ATTACH_F_HASH;
 	s->error = ring_attach(s->ring, core, core->fd, flags);
 	if (s->error)
 		return;
 	s->word = ring_word(s->ring, s->conn);
+	s->hashed = flags & SLUICE_ATTACH_F_HASH;
 	s->told = true;
 	/* Nothing came early: the first one may be steered already. */
 	if (!core->plain_next &&
@@ -104,22 +105,23 @@ void steer_settle(struct sluice_conn *conn)
 		steer_after(conn, -EAGAIN);
 }
 
-static bool word_change(struct conn_core *core, uint32_t from, uint32_t to)
+static bool word_change(uint32_t *word, uint32_t from, uint32_t to)
 {
 	/* Pairs with the same in the program. */
-	return __atomic_compare_exchange_n(core->steer.word, &from, to, false,
+	return __atomic_compare_exchange_n(word, &from, to, false,
 					   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+void word_hold(uint32_t *word)
+{
+	/* GRANTED may turn ON in between, but not the other way. */
+	if (!word_change(word, SLUICE_STEER_GRANTED, SLUICE_STEER_HOLD))
+		word_change(word, SLUICE_STEER_ON, SLUICE_STEER_HOLD);
 }
 
 static uint32_t word_get(const struct conn_core *core)
 {
 	return __atomic_load_n(core->steer.word, __ATOMIC_ACQUIRE);
-}
-
-static void hold(struct conn_core *core)
-{
-	if (!word_change(core, SLUICE_STEER_ON, SLUICE_STEER_HOLD))
-		word_change(core, SLUICE_STEER_GRANTED, SLUICE_STEER_HOLD);
 }
 
 static void close_fds(struct steering *s)
@@ -142,7 +144,7 @@ void steer_close(struct sluice_conn *conn)
 	if (!conn_check(core)) {
 		conn_disarm(conn);
 		if (s->word) {
-			hold(core);
+			word_hold(s->word);
 			ring_detach(ring, core);
 		}
 		if (s->epoll_fd >= 0)
@@ -205,9 +207,12 @@ void steer_deliver(struct conn_core *core, struct sluice_slot *slot)
 	slot->seq = 0;
 	slot->conn = 0;
 	if (core->phase == PHASE_AWARE) {
-		slot->flags &= (uint8_t)~SLUICE_SLOT_F_INNER;
 		if (core->bye_seen)
 			conn_fail(conn, -EPROTO, "data after bye");
+		if (s->more && !(slot->flags & SLUICE_SLOT_F_INNER))
+			conn_fail(conn, -EPROTO, "data ends within a message");
+		slot->flags &= (uint8_t)~SLUICE_SLOT_F_INNER;
+		s->more = slot->flags & SLUICE_SLOT_F_MORE;
 	} else if (!slot_is_right(core, slot)) {
 		conn_fail(conn, -EPROTO, "slot of the kernel is wrong");
 	}
@@ -216,7 +221,7 @@ void steer_deliver(struct conn_core *core, struct sluice_slot *slot)
 	if (core->error)
 		give_back(core, slot);
 	if (core->inbox_count >= UNREAD_MAX)
-		hold(core);
+		word_hold(s->word);
 	if (first)
 		wake(core);
 }
@@ -261,8 +266,9 @@ int steer_release(struct sluice_conn *conn, const struct sluice_msg *msg)
 {
 	struct conn_core *core = core_of(conn);
 
-	if (!steer_on(core) || !ring_release(core->steer.ring, msg->id,
-					     owner_of(core) | OWNER_DELIVERED))
+	if (!steer_on(core) ||
+	    !ring_release_msg(core->steer.ring, msg,
+			      owner_of(core) | OWNER_DELIVERED))
 		return -EINVAL;
 	core->steer.landing_held--;
 	conn->rx_held_count--;
@@ -273,13 +279,17 @@ int steer_release(struct sluice_conn *conn, const struct sluice_msg *msg)
 
 int steer_lost(const struct conn_core *core)
 {
-	return __atomic_load_n(&core->steer.ring->endpoint->error,
-			       __ATOMIC_RELAXED);
+	return endpoint_error(core->steer.ring->endpoint);
 }
 
 static uint32_t spills(const struct steering *s)
 {
 	return __atomic_load_n(&s->ring->header->spills, __ATOMIC_RELAXED);
+}
+
+bool steer_holds(const struct conn_core *core)
+{
+	return word_get(core) == SLUICE_STEER_HOLD;
 }
 
 bool steer_due(struct conn_core *core)
@@ -288,8 +298,7 @@ bool steer_due(struct conn_core *core)
 
 	if (!s->word)
 		return true;
-	if (s->told || spills(s) != s->spills ||
-	    word_get(core) == SLUICE_STEER_HOLD)
+	if (s->told || spills(s) != s->spills || steer_holds(core))
 		return true;
 	if (++s->idle == s->next_look) {
 		s->next_look *= 2;
@@ -303,26 +312,24 @@ void steer_before(struct conn_core *core)
 {
 	struct steering *s = &core->steer;
 
+	if (s->ring && !s->word)
+		steer_settle(conn_of(core)); /* sluiced may be back */
 	if (!s->word)
 		return;
 	s->told = false;
 	s->spills = spills(s);
 	s->looked = coarse_ns();
-	word_change(core, SLUICE_STEER_GRANTED, SLUICE_STEER_HOLD);
+	word_change(s->word, SLUICE_STEER_GRANTED, SLUICE_STEER_HOLD);
 }
 
 /*
  * All that was sent is in the ring, or on its way there in a program that still
- * runs: if the peer has closed there is none, if it has just ended its sending
- * side there may be.
+ * runs. Not after an aware peer's BYE: it is the last that it sends.
  */
 static void ended(struct conn_core *core)
 {
-	struct pollfd p = { .fd = core->fd, .events = POLLRDHUP };
-
-	if (core->phase != PHASE_AWARE &&
-	    (core->shut || poll(&p, 1, 0) != 1 || !(p.revents & POLLHUP)))
-		process_grace();
+	if (core->phase != PHASE_AWARE || !core->bye_seen)
+		grace_pass(core);
 	ring_drain(core->steer.ring, core, true);
 }
 
@@ -333,10 +340,30 @@ static void grant(struct conn_core *core)
 	/* Destroyed: nobody takes a grant, and messages are on the socket. */
 	if (core->inbox_count >= UNREAD_MAX || steer_lost(core))
 		return;
-	if (!word_change(core, SLUICE_STEER_HOLD, SLUICE_STEER_GRANTED))
+	if (!word_change(s->word, SLUICE_STEER_HOLD, SLUICE_STEER_GRANTED))
 		return;
+	if (steer_lost(core)) /* by now: see destroyed() */
+		word_hold(s->word);
 	s->idle = 0;
 	s->next_look = FIRST_LOOK;
+	s->turn_noted = false;
+}
+
+/*
+ * Hashed: notes how far the other rings are filled. What is on the socket was sent
+ * when all that was steered before was published, and from then on nothing is until
+ * there is a grant: all of it is below these positions.
+ */
+static void note_turn(struct steering *s)
+{
+	struct sluice_endpoint *endpoint = s->ring->endpoint;
+	uint32_t i;
+
+	if (!s->hashed || s->turn_noted)
+		return;
+	s->turn_noted = true;
+	for (i = 0; i < endpoint->rings_count; i++)
+		s->turn[i] = ring_tail(&endpoint->rings[i]);
 }
 
 void steer_after(struct sluice_conn *conn, int r)
@@ -345,18 +372,34 @@ void steer_after(struct sluice_conn *conn, int r)
 
 	if (!core->steer.word)
 		return;
-	if (r == 1)
+	if (r == 1) {
 		ring_drain(core->steer.ring, core, true);
-	else if (r == -EAGAIN)
+		note_turn(&core->steer);
+	} else if (r == -EAGAIN) {
 		grant(core);
-	else if (r == 0)
+	} else if (r == 0) {
 		ended(core);
+		core->steer.turn_noted = false; /* in ON there was no grant */
+		note_turn(&core->steer);
+	}
 }
 
 bool steer_in_turn(struct conn_core *core)
 {
-	return !core->steer.word || !(core->flags & SLUICE_F_STEER_HASH) ||
-	       ring_others_read(core->steer.ring);
+	struct steering *s = &core->steer;
+	struct sluice_ring *ring;
+	uint32_t i, head;
+
+	if (!s->turn_noted)
+		return true;
+	for (i = 0; i < s->ring->endpoint->rings_count; i++) {
+		ring = &s->ring->endpoint->rings[i];
+		/* Pairs with the release store in ring_report(). */
+		head = __atomic_load_n(&ring->control->head, __ATOMIC_ACQUIRE);
+		if (ring != s->ring && (int32_t)(head - s->turn[i]) < 0)
+			return false;
+	}
+	return true;
 }
 
 /* Sleeping ---------------------------------------------------------------- */

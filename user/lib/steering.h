@@ -6,6 +6,7 @@
  *   endpoint.c  endpoints and their maps
  *   ring.c      one ring: slots in order, to the conns that they are for
  *   steer.c     one conn: attached or not, its order between ring and socket
+ *   grace.c     the end of a conn: no program is at work for it any more
  *   worker.c    rings without conns, read by threads of their own
  *
  * A ring and all its conns belong to one thread. What threads share is the
@@ -58,15 +59,17 @@ struct sluice_ring {
 	uint32_t ahead_count;
 	uint32_t empty; /* drains in a row that found nothing */
 	uint32_t drains;
+	uint32_t freed_line; /* of landing slots' states */
+	uint32_t freed; /* in that line, not told yet; bits */
 	uint32_t *owner; /* by landing slot: conn number's index + 1, or 0 */
 	uint32_t landing_slots;
+#define STATES_PER_LINE 16
 	uint32_t armed; /* how many rely on the doorbell */
 	struct conn_core *caller; /* in whose call the ring is drained */
 
 	/* conns on it */
 	struct ring_entry *entries; /* by the lower half of the number */
 	uint32_t next_entry; /* where the search for a free one begins */
-	uint32_t conn_count; /* with a core */
 
 	/* of workers */
 	int worker_fd; /* epoll, or -1 */
@@ -81,6 +84,7 @@ struct sluice_ring {
 struct sluice_endpoint {
 	uint64_t generation; /* of the process that made it */
 	uint64_t number;
+	uint32_t flags; /* SLUICE_ENDPOINT_F_* */
 	uint32_t refs; /* atomic: the caller, conns, listeners */
 	uint32_t rings_count;
 	uint32_t ring_slots;
@@ -99,6 +103,7 @@ struct sluice_endpoint {
 	struct list watchers; /* struct watcher */
 	/* atomic, also without the lock */
 	int error; /* 0, or why nothing is steered any more */
+	bool ended; /* and all that was is in the rings */
 	uint32_t calls; /* how often sluiced was reached */
 	int64_t next_tick; /* coarse ns */
 
@@ -146,6 +151,12 @@ void daemon_unwatch(struct sluice_endpoint *endpoint, struct watcher *watcher);
 /* Defaults, and the rules: 0, -EINVAL, -E2BIG. */
 int endpoint_options_read(struct sluice_endpoint_options *out,
 			  const struct sluice_endpoint_options *in);
+/* Is there such a ring, and may conns be on it? */
+bool endpoint_has_conns(const struct sluice_endpoint *endpoint, uint32_t ring);
+bool endpoint_options_have_conns(const struct sluice_endpoint_options *options,
+				 uint32_t ring);
+/* 0, or why it steers no more: -errno. */
+int endpoint_error(const struct sluice_endpoint *endpoint);
 void endpoint_ref(struct sluice_endpoint *endpoint);
 void endpoint_put(struct sluice_endpoint *endpoint);
 
@@ -161,6 +172,8 @@ void ring_left(struct sluice_ring *ring, uint32_t index);
 
 /* ring.c ------------------------------------------------------------------ */
 
+/* ON or GRANTED to HOLD. */
+void word_hold(uint32_t *word);
 /* Where the word of a conn, by its number, is. */
 uint32_t *ring_word(const struct sluice_ring *ring, uint32_t number);
 /*
@@ -168,6 +181,8 @@ uint32_t *ring_word(const struct sluice_ring *ring, uint32_t number);
  * conns that they are for. caller: in whose call this is, or NULL.
  */
 void ring_drain(struct sluice_ring *ring, struct conn_core *caller, bool far);
+/* The position after the last that was claimed. */
+uint32_t ring_tail(const struct sluice_ring *ring);
 /* Makes room known to the senders. */
 void ring_report(struct sluice_ring *ring);
 /* For a worker: copies the next slot that is published. False: there is none. */
@@ -184,8 +199,19 @@ const void *ring_landing(struct sluice_ring *ring,
 			 const struct sluice_slot *slot, uint32_t owner);
 /* False: it is not held by owner. */
 bool ring_release(struct sluice_ring *ring, uint32_t id, uint32_t owner);
-/* Have all other rings been read up to where they are? */
-bool ring_others_read(struct sluice_ring *ring);
+/* The same for a message of an application's, which may be any. */
+bool ring_release_msg(struct sluice_ring *ring, const struct sluice_msg *msg,
+		      uint32_t owner);
+
+/* grace.c ----------------------------------------------------------------- */
+
+/* Waits until no BPF program that runs now runs any more; milliseconds. */
+void grace_wait(void);
+/*
+ * recv() has reported the end: returns when all that was sent is published.
+ * Milliseconds, once for each conn, if the peer has not closed its socket.
+ */
+void grace_pass(struct conn_core *core);
 
 /* steer.c ----------------------------------------------------------------- */
 

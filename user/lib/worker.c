@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
-/* Rings that have no conns of their own, read by a worker: see endpoint.h. */
+/*
+ * Rings of workers: see endpoint.h. What a worker has taken, it is done with when
+ * it calls for more; only then the ring's head is told to the conns, which wait
+ * for it.
+ */
 #include "steering.h"
 
 #include <errno.h>
@@ -14,7 +18,23 @@ static int ring_check(const struct sluice_ring *ring)
 {
 	if (ring->endpoint->generation != process_generation())
 		return -ECHILD;
-	return ring->conn_count ? -EBUSY : 0;
+	return ring->endpoint->flags & SLUICE_ENDPOINT_F_HASH && ring->index ?
+		       0 :
+		       -EINVAL;
+}
+
+/* The endpoint is no more, and all that there was has been taken. */
+static bool lost(const struct sluice_ring *ring)
+{
+	/* Pairs with the release store in destroyed(). */
+	return __atomic_load_n(&ring->endpoint->ended, __ATOMIC_ACQUIRE) &&
+	       ring->head == ring_tail(ring);
+}
+
+/* Is there something to receive, be it the end? */
+static bool ready(struct sluice_ring *ring, bool far)
+{
+	return ring_waits(ring, far) || lost(ring);
 }
 
 /* Makes a message of a slot. False: it is none, and is dropped. */
@@ -46,17 +66,17 @@ int sluice_ring_recv(struct sluice_ring *ring, struct sluice_msg *msg,
 		if (worker_take(ring, &slot, msg))
 			return 1;
 	}
-	return -EAGAIN;
+	return lost(ring) ? -ENOLINK : -EAGAIN;
 }
 
 int sluice_ring_release(struct sluice_ring *ring, const struct sluice_msg *msg)
 {
-	if (ring->endpoint->generation != process_generation())
-		return -ECHILD;
-	if (msg->kind == SLUICE_SLOT_INLINE)
-		return 0;
+	int r = ring_check(ring);
+
+	if (r || msg->kind == SLUICE_SLOT_INLINE)
+		return r;
 	return msg->kind == SLUICE_SLOT_LANDING &&
-			       ring_release(ring, msg->id, OWNER_WORKER) ?
+			       ring_release_msg(ring, msg, OWNER_WORKER) ?
 		       0 :
 		       -EINVAL;
 }
@@ -73,7 +93,7 @@ int sluice_ring_arm(struct sluice_ring *ring)
 		ring_disarm(ring);
 	ring_arm(ring);
 	daemon_service(ring->endpoint);
-	return ring_waits(ring, true);
+	return ready(ring, true);
 }
 
 static int watch(struct sluice_ring *ring)
@@ -111,11 +131,12 @@ static int spin(struct sluice_ring *ring, int64_t deadline, uint64_t spin_ns)
 	uint32_t i;
 
 	for (i = 1;; i++) {
-		if (ring_waits(ring, i % SPINS_PER_CLOCK == 0))
+		if (ready(ring, i % SPINS_PER_CLOCK == 0))
 			return 0;
 		sluice__relax();
 		if (i % SPINS_PER_CLOCK)
 			continue;
+		daemon_tick(ring->endpoint);
 		now = now_ns();
 		if (now >= deadline)
 			return -ETIMEDOUT;
@@ -159,7 +180,7 @@ int sluice_ring_wait(struct sluice_ring *ring, int64_t timeout_ns,
 
 	if (r)
 		return r;
-	if (ring_waits(ring, true))
+	if (ready(ring, true))
 		return 0;
 	if (!timeout_ns)
 		return -ETIMEDOUT;
@@ -167,9 +188,9 @@ int sluice_ring_wait(struct sluice_ring *ring, int64_t timeout_ns,
 	r = spin_ns ? spin(ring, deadline, spin_ns) : -EAGAIN;
 	while (r == -EAGAIN) {
 		ring_arm(ring);
-		r = ring_waits(ring, true) ? 0 : sleep_once(ring, deadline);
+		r = ready(ring, true) ? 0 : sleep_once(ring, deadline);
 		ring_disarm(ring);
-		if (!r && !ring_waits(ring, true))
+		if (!r && !ready(ring, true))
 			r = -EAGAIN;
 	}
 	return r;
