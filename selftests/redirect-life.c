@@ -74,8 +74,11 @@ TAP_EACH(early_data_comes_first, early, earlies)
 /* What is queued for a slow reader arrives after its sender is gone. */
 TAP_TEST(what_was_sent_before_close_arrives)
 {
-	struct stream stream = { .key = 1, .bytes = MIB, .piece = 4096,
-				 .pause_us = 200, .end = true };
+	struct stream stream = { .key = 1,
+				 .bytes = MIB,
+				 .piece = 4096,
+				 .pause_us = 200,
+				 .end = true };
 	unsigned char *data = malloc(MIB);
 	struct link link;
 

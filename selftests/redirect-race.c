@@ -86,7 +86,6 @@ TAP_EACH(race, pace, paces)
 	}
 	tap_diag("%llu bytes by kernel, %llu through user space; raced: %d",
 		 (unsigned long long)kernel, (unsigned long long)user, raced);
-	CHECK_EQ(kernel + user,
-		 (uint64_t)rounds * AT_ONCE * 2 * pace->bytes);
+	CHECK_EQ(kernel + user, (uint64_t)rounds * AT_ONCE * 2 * pace->bytes);
 	redirects_stop();
 }
