@@ -38,8 +38,10 @@ SANITIZE := $(SANITIZE_$(SANITIZER))
 # What a fresh Debian 12 may lack. diffutils, sed and the like are essential.
 PACKAGES := gcc make libc6-dev g++ binutils libjansson-dev liburing-dev \
 	libbpf-dev libinih-dev libcap-ng-dev libsystemd-dev pkg-config clang \
-	bpftool spin gnuplot-nox clang-format shellcheck python3 perl \
-	qemu-system-x86 busybox-static cpio
+	bpftool spin gnuplot-nox clang-format shellcheck python3 perl curl socat \
+	nginx-light
+# Of check-vm only.
+VM_PACKAGES := qemu-system-x86 busybox-static cpio
 
 Q := $(if $(filter 1,$(V)),,@)
 say = $(if $(filter 1,$(V)),,@printf '  %-8s %s\n' '$1' '$2')
@@ -60,7 +62,8 @@ EXAMPLE_SRC := $(filter-out $(CAT_SRC),$(wildcard user/examples/*.c))
 # the others have is linked to every test.
 TEST_SRC := $(shell grep -lE '^TAP_(TEST|EACH)' selftests/*.c)
 TEST_TOOL_SRC := $(wildcard selftests/*-tool.c)
-HELPER_SRC := $(filter-out $(TEST_SRC) $(TEST_TOOL_SRC),$(wildcard selftests/*.c))
+HELPER_SRC := $(filter-out $(TEST_SRC) $(TEST_TOOL_SRC) selftests/redirects.c, \
+	$(wildcard selftests/*.c))
 BPF_SRC := $(wildcard bpf/*.bpf.c)
 MAN := $(wildcard user/man/*.[1-8])
 
@@ -77,6 +80,11 @@ BPF_OBJECTS := $(patsubst bpf/%.c,$(O)/bpf/%.o,$(BPF_SRC))
 SKELETONS := $(patsubst bpf/%.bpf.c,$(O)/gen/%.skel.h,$(BPF_SRC))
 TESTS_BUILT := $(patsubst selftests/%.c,$(O)/selftests/%,$(TEST_SRC))
 TEST_TOOLS := $(patsubst selftests/%.c,$(O)/selftests/%,$(TEST_TOOL_SRC))
+
+# Parts of sluiced that are tested without it, by selftests/redirect-*.c.
+REDIRECT_SRC := selftests/redirects.c $(addprefix user/daemon/,redirect.c \
+	flow.c move.c hold.c sockmap.c maps.c pins.c log.c)
+REDIRECT_TESTS := $(filter $(O)/selftests/redirect-%,$(TESTS_BUILT))
 
 # What tests and scripts need to know.
 export SLUICE_BUILD := $(abspath $(O))
@@ -107,6 +115,7 @@ $(O)/obj/user/lib/%.o: OWN = $(OWN_LIB)
 $(O)/obj/user/daemon/%.o: OWN = $(OWN_DAEMON)
 $(O)/obj/user/ctl/%.o: OWN = -Ibpf
 $(O)/obj/selftests/%.o: OWN = $(OWN_TEST)
+$(O)/obj/selftests/redirect%.o: OWN = $(OWN_TEST) -Iuser/daemon
 
 COMPILE = $(CC) $(SLUICE_CFLAGS) -Iinclude $(OWN) $(CPPFLAGS) $(CFLAGS)
 LINK = $(CC) -pthread $(SANITIZE) $(CFLAGS) $(LDFLAGS)
@@ -157,7 +166,7 @@ $(O)/ready: Makefile | $(O)
 	@touch $@
 
 # Who loads programs; later the .d files say so.
-$(call obj,$(HELPER_SRC)): | $(SKELETONS)
+$(call obj,$(HELPER_SRC) selftests/redirects.c): | $(SKELETONS)
 
 $(O)/obj/%.o: %.c $(O)/flags | $(O)/ready
 	$(call say,CC,$<)
@@ -165,7 +174,8 @@ $(O)/obj/%.o: %.c $(O)/flags | $(O)/ready
 	$(Q)$(COMPILE) -MMD -MP -c -o $@ $<
 
 -include $(patsubst %.o,%.d,$(call obj,$(LIB_SRC) $(BENCH_SRC) $(DAEMON_SRC) \
-	$(CAT_SRC) $(CTL_SRC) $(EXAMPLE_SRC) $(HELPER_SRC) $(TEST_SRC) $(TEST_TOOL_SRC)))
+	$(CAT_SRC) $(CTL_SRC) $(EXAMPLE_SRC) $(HELPER_SRC) $(TEST_SRC) $(TEST_TOOL_SRC) \
+	selftests/redirects.c))
 
 # The objects are the same wherever they are built: gen object drops what is
 # there for debuggers. A program says #include "NAME.skel.h" to load one.
@@ -227,12 +237,13 @@ $(O)/bin/sluicectl: $(call obj,$(CTL_SRC)) $(LIB) $(O)/sources | $(O)/bin
 # Not linked to the library, which does not need sluiced either.
 $(DAEMON): $(call obj,$(DAEMON_SRC)) $(O)/sources | $(O)/bin
 	$(call say,LINK,$@)
-	$(Q)$(LINK) -o $@ $(filter %.o,$^) -Wl,--as-needed -lbpf -linih -lcap-ng \
+	$(Q)$(LINK) -o $@ $(filter %.o,$^) -Wl,--as-needed -lbpf -luring -linih -lcap-ng \
 		-lsystemd
 
 $(EXAMPLES): $(O)/examples/%: $(O)/obj/user/examples/%.o $(LIB) | $(O)/examples
 	$(LINK_PROGRAM)
 
+$(REDIRECT_TESTS): $(call obj,$(REDIRECT_SRC))
 $(TESTS_BUILT): LIBS = -luring -lbpf
 $(TESTS_BUILT): $(O)/selftests/%: $(O)/obj/selftests/%.o \
 		$(call obj,$(HELPER_SRC)) $(LIB) $(O)/sources | $(O)/selftests
@@ -265,7 +276,7 @@ suite: tests
 KERNELS := 6.1 6.12 7.2
 KERNEL ?= $(KERNELS)
 ## check-vm: every test in guests, see selftests/vm; KERNEL=6.12 TESTS="a b"
-check-vm: deps
+check-vm: deps $(O)/deps-vm
 	+$(Q)$(SUBMAKE) tests
 	$(Q)status=0; \
 	VM_TESTS="$(or $(TESTS),all)" \
@@ -274,12 +285,12 @@ check-vm: deps
 	exit $$status
 
 ## vm-shell: a shell in a guest; KERNEL=6.12
-vm-shell: tests
+vm-shell: tests $(O)/deps-vm
 	$(Q)selftests/vm/initramfs $(O)/vm
 	$(Q)selftests/vm/boot $(lastword $(KERNEL)) shell $(O)/vm
 
 ## vm-record: writes down what guests find, verifier.txt and probe.txt
-vm-record: tests
+vm-record: tests $(O)/deps-vm
 	$(Q)for kernel in $(KERNEL); do \
 		selftests/vm/run --record $$kernel || exit; \
 	done
@@ -328,9 +339,11 @@ format:
 ## deps: installs the Debian packages that are missing
 deps: $(O)/deps
 
-$(O)/deps: Makefile | $(O)
+$(O)/deps: NEEDED = $(PACKAGES)
+$(O)/deps-vm: NEEDED = $(VM_PACKAGES)
+$(O)/deps $(O)/deps-vm: Makefile | $(O)
 	@missing=; \
-	for package in $(PACKAGES); do \
+	for package in $(NEEDED); do \
 		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | \
 			grep -q 'ok installed' || missing="$$missing $$package"; \
 	done; \

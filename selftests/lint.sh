@@ -100,7 +100,7 @@ check_includes()
 	includes bpf "$libc|bpf/[a-z_]+\.h|sluice/uapi\.h|vmlinux\.h"
 	includes vmlinux "linux/types\.h"
 	includes user/lib "$libc|sluice/(uapi|sluice|endpoint|hot)\.h"
-	includes user/daemon "$libc|bpf/[a-z_]+\.h|(conns|guard|sockets|steer)\.skel\.h|(guard|steer)\.h|sluice/uapi\.h|ini\.h|cap-ng\.h|systemd/sd-daemon\.h"
+	includes user/daemon "$libc|bpf/[a-z_]+\.h|(connect|conns|guard|sockets|sockmap|steer)\.skel\.h|(connect|guard|sockmap|steer)\.h|liburing\.h|sluice/uapi\.h|ini\.h|cap-ng\.h|systemd/sd-daemon\.h"
 	for tree in bench examples; do
 		includes user/$tree "$libc|$tools|sluice/(uapi|sluice)\.h"
 	done

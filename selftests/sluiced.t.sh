@@ -124,6 +124,65 @@ bad_values()
 	bad 2 "group = $group: is too long" '[control]' "group = $group"
 }
 
+service_sections()
+{
+	good '[service a]' 'listen = /a' 'type = seqpacket' 'backends = /b /c' \
+		'backends = /d,/e' '  /f' 'balance = hash-uid' 'mode = 0' \
+		'owner = x' 'group = y' 'half_close = no' \
+		'limit_per_uid = 262144' 'bind_user = x' 'bind_group = y' \
+		'intercept = /b' 'cgroups = /sys/fs/cgroup/a' \
+		'[service b]' 'listen = /b' 'type = dgram' \
+		'balance = least-connections'
+	bad 2 '[service a] has no listen' '[service a]' 'type = dgram'
+	bad 2 'unknown key nonsense in [service a]' '[service a]' 'nonsense = 1'
+	bad 2 '[service a b]: the name must have' '[service a b]' 'listen = /a'
+	bad 2 '[service ]: the name must have' '[service ]' 'listen = /a'
+	name=$(printf '%032d' 0)
+	bad 2 "[service $name]: the name must have" "[service $name]" 'listen = /a'
+	bad 2 'unknown section [service]' '[service]' 'listen = /a'
+	bad 3 'listen is set a second time; line 2 did' '[service a]' \
+		'listen = /a' 'listen = /b'
+	bad 6 '[service a] is there already' '[service a]' 'listen = /a' \
+		'[service b]' 'listen = /b' '[service a]' 'type = dgram'
+	bad 4 '[service a] and [service b] listen at the same path' \
+		'[service a]' 'listen = /a' '[service b]' 'listen = /a'
+	bad 8 '[service a] and [service b] intercept the same path' \
+		'[service a]' 'listen = /a' 'intercept = /x' 'cgroups = /y' \
+		'[service b]' 'listen = /b' 'intercept = /x' 'cgroups = /z'
+	bad 3 '[service a] is its own backend' '[service a]' 'listen = /a' \
+		'backends = /b /a'
+	bad 3 '[service a]: intercept and cgroups go together' '[service a]' \
+		'listen = /a' 'intercept = /b'
+	bad 3 '[service a]: intercept and cgroups go together' '[service a]' \
+		'listen = /a' 'cgroups = /b'
+	bad 2 'listen = a: must be an absolute path' '[service a]' 'listen = a'
+	path=/$(printf '%0107d' 0)
+	bad 2 "listen = $path: is too long" '[service a]' "listen = $path"
+	bad 2 'type = tcp: must be stream, seqpacket or dgram' '[service a]' \
+		'type = tcp'
+	bad 2 'backends = /a b: must be absolute paths' '[service a]' \
+		'backends = /a b'
+	bad 2 "backends = $path: has a path that is too long" '[service a]' \
+		"backends = $path"
+	bad 2 'cgroups = a: must be absolute paths' '[service a]' 'cgroups = a'
+	bad 3 'cgroups = /1 /2 /3 /4 /5 /6 /7 /8 /9: has too many paths' '[service a]' \
+		'cgroups = /1 /2 /3 /4 /5 /6 /7 /8' \
+		'cgroups = /1 /2 /3 /4 /5 /6 /7 /8 /9'
+	bad 2 'balance = random: must be round-robin, least-connections or hash-uid' \
+		'[service a]' 'balance = random'
+	bad 2 'mode = 1777: is out of range' '[service a]' 'mode = 1777'
+	bad 2 'half_close = 1: must be yes or no' '[service a]' 'half_close = 1'
+	bad 2 'limit_per_uid = -1: must be a number' '[service a]' \
+		'limit_per_uid = -1'
+	bad 2 'limit_per_uid = 262145: is out of range' '[service a]' \
+		'limit_per_uid = 262145'
+	bad 2 'intercept = a: must be an absolute path' '[service a]' \
+		'intercept = a'
+	for key in owner group bind_user bind_group; do
+		bad 2 "$key = $path: is too long" '[service a]' "$key = $path"
+	done
+}
+
 # The manual page names every key, and no other.
 manual_knows_the_keys()
 {
@@ -140,19 +199,20 @@ manual_knows_the_keys()
 
 example_is_fine_with_all_set()
 {
-	sed 's/^#\([a-z_]* = \)/\1/' "$SOURCE/user/daemon/sluiced.conf" \
+	sed 's/^#\([a-z_]* = \|\[\)/\1/' "$SOURCE/user/daemon/sluiced.conf" \
 		>"$TMPDIR/all"
-	sed -i 's/^group = .*/group = nogroup/' "$TMPDIR/all"
+	sed -i 's/^group = sluice/group = nogroup/' "$TMPDIR/all"
 	sluiced --config "$TMPDIR/all" --check-config
 	rm "$TMPDIR/all"
 }
 
-# "key = default" in the manual and in the example; groups have none.
+# "key = default" in the manual and in the example; names and paths have none.
 manual_and_example_agree()
 {
 	diff <(sed -nE 's/^\.It Cm ([a-z_]+ = [^ ]+)$/\1/p' \
 		"$SOURCE/user/man/sluiced.conf.5" | sort) \
-		<(sed -nE '/^#group/d; s/^#([a-z_]+ = .*)/\1/p' \
+		<(sed -nE '/^#(group|owner|listen|backends|bind_.*|intercept|cgroups) =/d
+			s/^#([a-z_]+ = .*)/\1/p' \
 			"$SOURCE/user/daemon/sluiced.conf" | sort)
 }
 
@@ -162,6 +222,7 @@ tap_case 'bad options' bad_options
 tap_case 'good configurations' good_configs
 tap_case 'unknown and repeated keys' bad_keys
 tap_case 'bad values' bad_values
+tap_case 'services' service_sections
 tap_case 'manual and example know the keys' manual_knows_the_keys
 tap_case 'the example is fine with all keys set' example_is_fine_with_all_set
 tap_done

@@ -20,9 +20,14 @@ typedef struct refcount_struct {
 	atomic_t refs;
 } refcount_t;
 
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
 struct sock_common {
 	unsigned short skc_family;
 	unsigned long skc_flags; /* bits: enum sock_flags */
+	atomic64_t skc_cookie;
 };
 
 /* net/sock.h: the bits of skc_flags */
@@ -30,12 +35,20 @@ enum sock_flags {
 	SOCK_DEAD = 0,
 };
 
+struct sk_buff;
+
+struct sk_buff_head {
+	struct sk_buff *next;
+};
+
 struct socket;
 
 struct sock {
 	struct sock_common __sk_common;
+	struct sk_buff_head sk_receive_queue;
 	struct socket *sk_socket;
 	refcount_t sk_wmem_alloc;
+	int sk_sndbuf;
 	__u8 sk_shutdown; /* RCV_SHUTDOWN, SEND_SHUTDOWN */
 };
 
@@ -89,8 +102,14 @@ struct unix_skb_parms {
 };
 
 struct sk_buff {
+	struct sk_buff *next;
 	char cb[48]; /* in AF_UNIX: struct unix_skb_parms */
 	unsigned int truesize;
+};
+
+struct bpf_sock_addr_kern {
+	void *uaddr;
+	__u32 uaddrlen;
 };
 
 struct seq_file;

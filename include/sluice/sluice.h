@@ -240,6 +240,22 @@ SLUICE_API int sluice_accept(struct sluice_listener *listener,
 			     struct sluice_conn **conn, int64_t timeout_ns);
 
 /*
+ * Becomes a backend of a service of sluiced, whose configuration says who may:
+ * [service NAME] in sluiced.conf(5). The listener works as any other one: what
+ * sluice_accept() makes of it are the clients' own sockets, SEQPACKET (plain or
+ * aware clients), or STREAM or DGRAM (plain). Clients that were not accepted go to
+ * another backend when this one closes or dies. While sluiced is away, nobody comes;
+ * it is called once a second, from sluice_accept(). The control socket is that of
+ * options.endpoint_options.
+ *
+ * -ENOENT: no such service, or, as -ECONNREFUSED, no sluiced; -EACCES: not for this
+ * user; -ESHUTDOWN: it drains; -ETIMEDOUT: it did not answer within 5 s.
+ */
+SLUICE_API int sluice_service_bind(struct sluice_listener **listener,
+				   const char *name,
+				   const struct sluice_options *options);
+
+/*
  * -ECONNREFUSED, -ENOENT: nobody listens. Blocks while the server's backlog is
  * full. -EINTR: a signal came while it waited.
  */
@@ -258,7 +274,9 @@ SLUICE_API int sluice_pair(struct sluice_conn *conn[2],
  *
  * A SOCK_DGRAM socket does too, if it and its peer are connected to each other;
  * such a conn is plain, and never ends by itself: a closed peer shows as -EPIPE
- * when sending only.
+ * when sending only. So does a connected SOCK_STREAM socket: it is plain, and a
+ * stream of bytes: a message is what has come so far, and what is sent is at most
+ * half of the socket's SO_SNDBUF (-EMSGSIZE).
  */
 SLUICE_API int sluice_conn_from_fd(struct sluice_conn **conn, int fd,
 				   const struct sluice_options *options);

@@ -275,6 +275,12 @@ struct sluice_steer_conn {
 	7 /* [0 -> 0] endpoints numbered above `endpoint`; records follow */
 #define SLUICE_CONTROL_DRAIN 8 /* [0 -> 0] root: nothing new from here on */
 
+#define SLUICE_CONTROL_SERVICE_BIND 9 /* [0 -> 0] to be a backend */
+#define SLUICE_CONTROL_SERVICE_ACCEPT \
+	10 /* [0 -> 1: the client's socket] answered when there is one */
+#define SLUICE_CONTROL_SERVICES \
+	11 /* [0 -> 0] root: services after the `endpoint`th; records follow */
+
 #define SLUICE_CONTROL_F_REPLY 0x1u
 #define SLUICE_CONTROL_F_ALL 0x2u /* QUERY, LIST: of all uids; root only */
 
@@ -314,6 +320,22 @@ struct sluice_control_drain {
 	__u32 __resv[9];
 };
 
+#define SLUICE_SERVICE_NAME_SIZE 32
+
+struct sluice_control_bind {
+	__u8 name[SLUICE_SERVICE_NAME_SIZE]; /* ends in NUL, zeros after it */
+	__u32 binding; /* reply: what ACCEPT names; request: 0 */
+	__u32 type; /* reply: SOCK_STREAM, ...; request: 0 */
+};
+
+struct sluice_control_accept {
+	__u32 binding; /* of this control connection */
+	__u32 uid; /* reply: of the client, as are the next two; request: 0 */
+	__u32 pid;
+	__u32 gid;
+	__u32 __resv[6];
+};
+
 /* Reply to LIST: count records of record_size bytes follow the 64 bytes. */
 struct sluice_control_list {
 	__u32 count; /* 0: there are no more; at most SLUICE_LIST_MAX */
@@ -342,6 +364,32 @@ struct sluice_control_record {
 
 #define SLUICE_RECORD_F_ORPHAN 0x1u /* waits for a CLAIM */
 
+/* Reply to SERVICES, as struct sluice_control_list: [0] to the backend. */
+struct sluice_control_service {
+	__u8 name[SLUICE_SERVICE_NAME_SIZE];
+	__u8 listen[112];
+	__u32 type; /* SOCK_STREAM, ... */
+	__u32 flags; /* SLUICE_SERVICE_F_* */
+	__u32 backends; /* paths in the configuration, and bound ones */
+	__u32 backends_up;
+	__u32 relayed; /* connections that there are now, by how they travel */
+	__u32 redirected;
+	__u32 handed; /* given to backends that are bound */
+	__u32 waiting; /* for a backend with room */
+	__u64 accepted; /* connections since the start of sluiced */
+	__u64 refused; /* of those, over a limit or without a backend */
+	__u64 bytes[2]; /* read and written by sluiced */
+	__u64 messages[2];
+	__u64 kernel_bytes[2]; /* redirected, of connections that there are */
+	__u64 kernel_messages[2];
+};
+
+#define SLUICE_SERVICE_F_LISTENING 0x1u
+#define SLUICE_SERVICE_F_INTERCEPTS 0x2u
+#define SLUICE_SERVICE_F_HALF_CLOSE 0x4u /* allowed: nothing is redirected */
+#define SLUICE_SERVICE_F_REDIRECTS 0x8u /* new connections are redirected */
+#define SLUICE_SERVICES_MAX 16 /* records in a reply */
+
 /* Every request, and its reply: 64 bytes. */
 struct sluice_control {
 	__u32 magic; /* SLUICE_CONTROL_MAGIC */
@@ -354,8 +402,10 @@ struct sluice_control {
 		struct sluice_control_create create;
 		struct sluice_control_attach attach; /* ATTACH, DETACH */
 		struct sluice_control_use use; /* reply to QUERY, DRAIN */
-		struct sluice_control_list list; /* reply to LIST */
+		struct sluice_control_list list; /* reply to LIST, SERVICES */
 		struct sluice_control_drain drain;
+		struct sluice_control_bind bind; /* SERVICE_BIND */
+		struct sluice_control_accept accept; /* SERVICE_ACCEPT */
 		__u8 __resv[40]; /* all else: zero */
 	};
 };
@@ -497,5 +547,32 @@ SLUICE_AT(sluice_control_record, landing, 52);
 SLUICE_AT(sluice_control_record, conns, 64);
 SLUICE_AT(sluice_control_record, __resv, 68);
 SLUICE_AT(sluice_control_record, comm, 80);
+SLUICE_ASSERT(sizeof(struct sluice_control_bind) == 40);
+SLUICE_AT(sluice_control_bind, name, 0);
+SLUICE_AT(sluice_control_bind, binding, 32);
+SLUICE_AT(sluice_control_bind, type, 36);
+SLUICE_ASSERT(sizeof(struct sluice_control_accept) == 40);
+SLUICE_AT(sluice_control_accept, binding, 0);
+SLUICE_AT(sluice_control_accept, uid, 4);
+SLUICE_AT(sluice_control_accept, pid, 8);
+SLUICE_AT(sluice_control_accept, gid, 12);
+SLUICE_AT(sluice_control_accept, __resv, 16);
+SLUICE_ASSERT(sizeof(struct sluice_control_service) == 256);
+SLUICE_AT(sluice_control_service, name, 0);
+SLUICE_AT(sluice_control_service, listen, 32);
+SLUICE_AT(sluice_control_service, type, 144);
+SLUICE_AT(sluice_control_service, flags, 148);
+SLUICE_AT(sluice_control_service, backends, 152);
+SLUICE_AT(sluice_control_service, backends_up, 156);
+SLUICE_AT(sluice_control_service, relayed, 160);
+SLUICE_AT(sluice_control_service, redirected, 164);
+SLUICE_AT(sluice_control_service, handed, 168);
+SLUICE_AT(sluice_control_service, waiting, 172);
+SLUICE_AT(sluice_control_service, accepted, 176);
+SLUICE_AT(sluice_control_service, refused, 184);
+SLUICE_AT(sluice_control_service, bytes, 192);
+SLUICE_AT(sluice_control_service, messages, 208);
+SLUICE_AT(sluice_control_service, kernel_bytes, 224);
+SLUICE_AT(sluice_control_service, kernel_messages, 240);
 
 #endif

@@ -9,7 +9,7 @@
  *	fanin.h     the same for many senders and one receiver
  *	calls.c     counts system calls
  *	sluiced.c   the daemon that steered systems need
- *	raw.c, memcpy.c, fd.c, lanes.c, steered.c, epoll.c   the systems
+ *	raw.c, memcpy.c, fd.c, lanes.c, steered.c, epoll.c, middle.c   the systems
  *
  * A *case* is what one row of the result says: system, pattern, mode, size,
  * touch, senders. A *repetition* runs one case once, in two new processes: side 0 asks or
@@ -104,6 +104,7 @@ struct bench_result {
 	uint64_t messages;
 	uint64_t ticks;
 	uint64_t cpu_ns;
+	uint64_t middle_ns; /* CPU time of who is between, by who counts */
 	uint64_t switches; /* context switches */
 	uint64_t calls; /* system calls, if they were counted */
 	uint64_t idle_ticks; /* spinning in vain: systems with `idle` */
@@ -149,6 +150,7 @@ struct bench_system {
 	bool frames; /* counts them in its result */
 	bool idle; /* counts idle_ticks */
 	bool sluiced; /* needs it */
+	bool middle; /* somebody is between the sides */
 	unsigned int patterns; /* BENCH_HAS() */
 	/*
 	 * In the parent: fills the channel, which the runner frees. 0; or
@@ -225,6 +227,11 @@ struct bench_sample {
 /* A pair of sockets that take a message of the size. */
 int seqpacket_prepare(const struct bench_case *c, struct bench_channel *channel,
 		      char reason[BENCH_TEXT]);
+
+/* fd.c: for systems whose sides have an fd each, of a stream. */
+int fd_open(struct bench_side *side);
+int stream_run(struct bench_side *side);
+int fd_close(struct bench_side *side);
 
 /* System calls can be counted here; the reason if not. */
 bool calls_possible(char reason[BENCH_TEXT]);

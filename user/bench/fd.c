@@ -100,7 +100,7 @@ static int pipe_prepare(const struct bench_case *c,
 	return 0;
 }
 
-static int fd_open(struct bench_side *side)
+int fd_open(struct bench_side *side)
 {
 	const int in = side->channel->in[side->index];
 	const int out = side->channel->out[side->index];
@@ -116,7 +116,7 @@ static int fd_open(struct bench_side *side)
 	return 0;
 }
 
-static int fd_close(struct bench_side *side)
+int fd_close(struct bench_side *side)
 {
 	(void)side;
 	free(out_data);
@@ -259,7 +259,7 @@ static int seqpacket_run(struct bench_side *side)
 	return loop_run(side, ops);
 }
 
-static int stream_run(struct bench_side *side)
+int stream_run(struct bench_side *side)
 {
 	static const struct loop_ops ops = {
 		.begin = fd_begin,

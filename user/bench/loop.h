@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "middle.h"
 #include "touch.h"
 
 #define WORD_STOP 1u /* the last message */
@@ -46,6 +47,8 @@ static inline void loop_usage(struct bench_result *result, bool start)
 	const uint64_t sign = start ? UINT64_MAX : 1;
 	struct rusage usage;
 
+	if (start)
+		result->middle_ns -= middle_cpu_ns();
 	if (!start && calls_fd >= 0)
 		result->calls += loop_calls() - 1; /* without this one */
 	getrusage(RUSAGE_SELF, &usage);
@@ -54,6 +57,8 @@ static inline void loop_usage(struct bench_result *result, bool start)
 	result->ticks += sign * clock_ticks();
 	if (start)
 		result->idle_ticks = 0;
+	if (!start)
+		result->middle_ns += middle_cpu_ns();
 	if (start && calls_fd >= 0)
 		result->calls -= loop_calls();
 }

@@ -4,11 +4,12 @@
  * side in one run.
  */
 #include "bench.h"
+#include "middle.h"
 
 extern const struct bench_system bench_raw, bench_memcpy, bench_seqpacket,
 	bench_stream, bench_pipe, bench_queued, bench_direct, bench_epoll,
 	bench_epoll_burst, bench_steered_plain, bench_steered,
-	bench_steered_single;
+	bench_steered_single, bench_relay, bench_switch, bench_sockmap;
 
 const struct bench_system *const bench_systems[] = {
 	&bench_raw,	  &bench_memcpy,
@@ -17,6 +18,8 @@ const struct bench_system *const bench_systems[] = {
 	&bench_direct,	  &bench_steered_plain,
 	&bench_steered,	  &bench_steered_single,
 	&bench_epoll,	  &bench_epoll_burst,
+	&bench_relay,	  &bench_switch,
+	&bench_sockmap,
 };
 const unsigned int bench_system_count =
 	sizeof(bench_systems) / sizeof(bench_systems[0]);
@@ -46,6 +49,7 @@ static int bench(const struct bench_options *options, struct output *json,
 		ret = plot_write(&report, plot);
 	plan_free(&report);
 	sluiced_end();
+	middle_end();
 	return ret ? BENCH_FAILED : 0;
 }
 

@@ -19,6 +19,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "middle.h"
+
 /* One probe; about as many round trips fit in it as a repetition's warm-up. */
 #define PROBE_NS 5000000
 #define PROBE_GROUP 64
@@ -304,7 +306,8 @@ static void sample_fill(const struct bench_case *c,
 	}
 	sample->messages_per_s =
 		messages / ((double)counted->ticks * clock_ns_per_tick / 1e9);
-	sample->cpu_ns = (double)(a->cpu_ns + b->cpu_ns) / messages;
+	sample->cpu_ns =
+		(double)(a->cpu_ns + b->cpu_ns + counted->middle_ns) / messages;
 	for (i = 0; i < 2; i++) {
 		const struct bench_result *side = &control->result[i];
 		const double idle = side->ticks ? (double)side->idle_ticks /
@@ -337,6 +340,7 @@ int runner_run(const struct bench_case *c, const unsigned int cpus[2],
 		snprintf(reason, BENCH_TEXT, "no memory: %s", strerror(errno));
 		return -1;
 	}
+	middle_begin();
 	ret = c->system->prepare ? c->system->prepare(c, &channel, reason) : 0;
 	if (!ret)
 		ret = sides_run(c, cpus, &channel, control, reason);

@@ -76,6 +76,10 @@ int control_query(int fd, struct sluice_control_use *use);
 int control_list(int fd, struct sluice_control_record **records,
 		 unsigned int *count);
 
+/* All services, for root; none for others. As control_list(). */
+int control_services(int fd, struct sluice_control_service **services,
+		     unsigned int *count);
+
 /* The pinned maps -------------------------------------------------------- */
 
 #define PINS_DEFAULT "/sys/fs/bpf/sluice"

@@ -172,6 +172,9 @@ int snapshot_take(struct snapshot *snapshot, int control,
 	if (!ret)
 		ret = control_list(control, &snapshot->records,
 				   &snapshot->record_count);
+	if (!ret)
+		ret = control_services(control, &snapshot->services,
+				       &snapshot->service_count);
 	if (ret)
 		return ret;
 	snapshot->pins_error = counts_read(options->pins, snapshot->counts);
@@ -186,6 +189,7 @@ void snapshot_free(struct snapshot *snapshot)
 {
 	free(snapshot->records);
 	free(snapshot->conns);
+	free(snapshot->services);
 }
 
 void snapshot_sum(const struct snapshot *snapshot, __u64 endpoint,

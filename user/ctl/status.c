@@ -142,6 +142,7 @@ static json_t *status_json(const struct ctl_options *options,
 		(json_int_t)use->conn_limit, "map_bytes",
 		(json_int_t)use->map_bytes, "map_bytes_limit",
 		(json_int_t)use->map_bytes_limit, "endpoints", endpoints);
+	json_object_set_new(json, "services", services_json(after));
 	if (after->pins_error) {
 		json_decref(conns);
 		json_object_set_new(json, "pins_error",
@@ -261,6 +262,7 @@ static void status_print(const struct ctl_options *options,
 	       use->endpoints, use->conns, bytes_text((double)use->map_bytes),
 	       geteuid() ? " (yours; root sees all)" : "");
 	endpoints_print(after);
+	services_print(after);
 	if (after->pins_error) {
 		printf("\nNo counters: %s/counters: %s%s\n", options->pins,
 		       strerror(-after->pins_error),

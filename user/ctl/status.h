@@ -38,6 +38,8 @@ struct snapshot {
 	struct sluice_control_use use;
 	struct sluice_control_record *records;
 	unsigned int record_count;
+	struct sluice_control_service *services;
+	unsigned int service_count;
 	int pins_error; /* 0, or why there is nothing below: -errno */
 	__u64 counts[COUNTERS];
 	struct conn_state *conns;
@@ -51,6 +53,10 @@ int snapshot_take(struct snapshot *snapshot, int control,
 void snapshot_free(struct snapshot *snapshot);
 void snapshot_sum(const struct snapshot *snapshot, __u64 endpoint,
 		  struct conn_sums *sums);
+
+/* services.c */
+json_t *services_json(const struct snapshot *snapshot);
+void services_print(const struct snapshot *snapshot);
 
 __u64 counts_steered(const __u64 counts[COUNTERS]);
 __u64 counts_spilled(const __u64 counts[COUNTERS]);

@@ -17,6 +17,7 @@
 #include "foreign.h"
 #include "log.h"
 #include "request.h"
+#include "service.h"
 
 #define REQUESTS_PER_ROUND 16 /* then the others have their turn */
 #define SHUNNED_S 60
@@ -365,6 +366,7 @@ void client_close(struct server *server, struct client *client)
 		client->next->at = client->at;
 	client->next = server->closed;
 	server->closed = client;
+	services_client_gone(server, client);
 	for (struct job *job = client->jobs; job; job = job->client_next)
 		job->client = NULL;
 	client->jobs = NULL;

@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <sluice/uapi.h>
+
 #include "log.h"
 
 #define CONFIG_FILE "/etc/sluice/sluiced.conf"
@@ -21,6 +23,34 @@ struct limits {
 	uint64_t map_bytes_per_uid;
 	uint64_t map_bytes_per_endpoint;
 	uint64_t clients_per_uid; /* connections to the control socket */
+};
+
+#define SERVICE_PATH_SIZE 108
+#define PATHS_MAX 16
+
+/* A list; keys that hold one may be given again, to add to it. */
+struct paths {
+	unsigned int count;
+	char path[PATHS_MAX][SERVICE_PATH_SIZE];
+};
+
+enum balance { BALANCE_ROUND_ROBIN, BALANCE_LEAST, BALANCE_HASH_UID };
+
+/* [service NAME] */
+struct service_config {
+	struct service_config *next; /* as in the file */
+	char name[SLUICE_SERVICE_NAME_SIZE];
+	char listen[SERVICE_PATH_SIZE];
+	int type; /* SOCK_STREAM, ... */
+	struct paths backends;
+	enum balance balance;
+	uint64_t mode;
+	char owner[64], group[64]; /* of the socket; empty: leave it */
+	bool half_close; /* a side may end its sending and go on receiving */
+	uint64_t limit_per_uid; /* connections; 0: none */
+	char bind_user[64], bind_group[64]; /* who may be a backend, or empty */
+	char intercept[SERVICE_PATH_SIZE]; /* whose connects come here, or empty */
+	struct paths cgroups; /* of whom */
 };
 
 struct config {
@@ -38,9 +68,11 @@ struct config {
 	uint64_t sweep_seconds; /* from one look for dead sockets to the next */
 	enum log_level log_level;
 	bool unload; /* at the end, remove the pins */
+	struct service_config *services;
 };
 
 void config_init(struct config *config);
+void config_free(struct config *config);
 
 /*
  * Reads a file over what config holds. A file that is missing is no error if

@@ -2,14 +2,9 @@
 /* The control socket: made at its path, or handed over by systemd. */
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
-#include <libgen.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
@@ -78,77 +73,22 @@ static int take_over_socket(struct server *server)
 	return 0;
 }
 
-/* Removes a socket that nobody listens on. */
-static int clear_path(const struct sockaddr_un *name)
-{
-	struct stat st;
-	int fd, r;
-
-	if (lstat(name->sun_path, &st))
-		return errno == ENOENT ? 0 : -errno;
-	if (!S_ISSOCK(st.st_mode))
-		return -EEXIST;
-	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return -errno;
-	r = connect(fd, (const struct sockaddr *)name, sizeof(*name)) ? errno :
-									0;
-	close(fd);
-	if (r != ECONNREFUSED)
-		return -EADDRINUSE;
-	return unlink(name->sun_path) ? -errno : 0;
-}
-
-/* Nobody can connect before listen(): so access is right from the start. */
-static int set_access(const struct config *config)
-{
-	struct group *group = NULL;
-
-	errno = 0;
-	if (*config->group && !(group = getgrnam(config->group))) {
-		log_error("group %s, of the control socket, is not there",
-			  config->group);
-		return errno ? -errno : -ESRCH;
-	}
-	if (group && chown(config->path, (uid_t)-1, group->gr_gid))
-		return -errno;
-	return chmod(config->path, (mode_t)config->mode) ? -errno : 0;
-}
-
-static void make_parent(const char *path)
-{
-	char *copy = strdup(path);
-
-	/* binding says what is wrong if this does not help */
-	if (copy && mkdir(dirname(copy), 0755) && errno != EEXIST)
-		log_debug("%s: %s", copy, strerror(errno));
-	free(copy);
-}
-
 static int bind_path(struct server *server)
 {
-	const struct config *config = &server->config;
-	struct sockaddr_un name = { .sun_family = AF_UNIX };
-	int fd, r;
+	struct socket_file *file = &server->file;
+	int fd;
 
-	strcpy(name.sun_path, config->path);
-	make_parent(config->path);
-	r = clear_path(&name);
-	if (r)
-		return r;
-	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	*file = (struct socket_file){
+		.path = server->config.path,
+		.type = SOCK_SEQPACKET,
+		.mode = (mode_t)server->config.mode,
+		.owner = "",
+		.group = server->config.group,
+	};
+	fd = socket_file_bind(file);
 	if (fd < 0)
-		return -errno;
-	if (bind(fd, (struct sockaddr *)&name, sizeof(name))) {
-		r = -errno;
-		close(fd);
-		return r;
-	}
-	server->bound = true;
+		return fd;
 	server->listener.fd = fd;
-	r = set_access(config);
-	if (r)
-		return r;
 	return listen(fd, BACKLOG) ? -errno : 0;
 }
 
@@ -172,11 +112,8 @@ int listener_open(struct server *server)
 
 void listener_close(struct server *server)
 {
-	if (server->bound && unlink(server->config.path) && errno != ENOENT)
-		log_warning("%s: cannot remove: %s", server->config.path,
-			    strerror(errno));
+	socket_file_remove(&server->file);
 	if (server->listener.fd >= 0)
 		close(server->listener.fd);
-	server->bound = false;
 	server->listener.fd = -1;
 }

@@ -107,6 +107,14 @@ int pin_object(const char *dir, const char *name, int fd)
 	return bpf_obj_pin(fd, path) ? -errno : 0;
 }
 
+void pin_remove(const char *dir, const char *name)
+{
+	char path[320];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	unlink(path);
+}
+
 int pin_open(const char *dir, const char *name)
 {
 	char path[320];

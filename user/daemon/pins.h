@@ -16,6 +16,9 @@ int pins_remove(const char *dir);
 /* 0 or -errno; -EEXIST leaves what is there. */
 int pin_object(const char *dir, const char *name, int fd);
 
+/* Removes one, if it is there. */
+void pin_remove(const char *dir, const char *name);
+
 /* An fd or -errno. */
 int pin_open(const char *dir, const char *name);
 

@@ -14,12 +14,15 @@
 #error "the kernel headers know no CAP_BPF: Linux 5.8 or later is needed"
 #endif
 
-int privileges_drop(void)
+int privileges_drop(bool keep_chown, bool keep_net_admin)
 {
+	const capng_type_t both = CAPNG_EFFECTIVE | CAPNG_PERMITTED;
+
 	/* Maps of maps, and unprivileged_bpf_disabled, take CAP_BPF. */
 	capng_clear(CAPNG_SELECT_BOTH);
-	if (capng_update(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED,
-			 CAP_BPF) ||
+	if (capng_update(CAPNG_ADD, both, CAP_BPF) ||
+	    (keep_chown && capng_update(CAPNG_ADD, both, CAP_CHOWN)) ||
+	    (keep_net_admin && capng_update(CAPNG_ADD, both, CAP_NET_ADMIN)) ||
 	    capng_apply(CAPNG_SELECT_BOTH)) {
 		log_error("cannot give up privileges: %s", strerror(errno));
 		return -EPERM;

@@ -38,6 +38,12 @@ static const struct kind {
 				  .number = NUMBER_ANY },
 	[SLUICE_CONTROL_DRAIN] = { request_drain, .reports = true,
 				   .body = USED(drain, __resv) },
+	[SLUICE_CONTROL_SERVICE_BIND] = { request_service_bind, .reports = true,
+					  .body = sizeof(
+						  struct sluice_control_bind) },
+	[SLUICE_CONTROL_SERVICE_ACCEPT] = { request_service_accept,
+					    .body = USED(accept, __resv) },
+	[SLUICE_CONTROL_SERVICES] = { request_services, .number = NUMBER_ANY },
 };
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
 

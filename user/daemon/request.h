@@ -4,6 +4,7 @@
  *
  *   request.c    checks, answers      endpoint.c  CREATE, CLAIM, DESTROY
  *   attach.c     ATTACH, DETACH       report.c    QUERY, LIST, DRAIN
+ *   bind.c       SERVICE_BIND, SERVICE_ACCEPT, SERVICES
  */
 #ifndef SLUICED_REQUEST_H
 #define SLUICED_REQUEST_H
@@ -48,6 +49,9 @@ int request_detach(struct request *request);
 int request_query(struct request *request);
 int request_list(struct request *request);
 int request_drain(struct request *request);
+int request_service_bind(struct request *request);
+int request_service_accept(struct request *request);
+int request_services(struct request *request);
 
 /* A job about an endpoint, NULL without memory; for a request or for nobody. */
 struct job *request_job(enum job_type type, struct endpoint *endpoint);

@@ -22,6 +22,7 @@
 #include "privileges.h"
 #include "request.h"
 #include "run.h"
+#include "service.h"
 
 #define EVENTS_PER_ROUND 64
 
@@ -42,6 +43,23 @@ int server_watch(struct server *server, struct source *source, uint32_t events)
 	     !epoll_ctl(server->epoll, EPOLL_CTL_ADD, source->fd, &event)))
 		return 0;
 	return -errno;
+}
+
+void server_free_later(struct server *server, struct source *source)
+{
+	source->fd = -1;
+	source->gone = server->gone;
+	server->gone = source;
+}
+
+static void free_gone(struct server *server)
+{
+	while (server->gone) {
+		struct source *source = server->gone;
+
+		server->gone = source->gone;
+		free(source);
+	}
 }
 
 /* Signals ----------------------------------------------------------------- */
@@ -70,9 +88,12 @@ static void reload(struct server *server)
 	sd_notify(0, "RELOADING=1");
 	if (options_config(server->options, &config, error, sizeof(error))) {
 		log_error("%s; the old configuration stays", error);
+		config_free(&config);
 	} else {
 		keep_fixed(&server->config, &config);
+		config_free(&server->config);
 		server->config = config;
+		services_apply(server);
 		log_set_level(config.log_level);
 		log_info("configuration read again");
 	}
@@ -172,7 +193,13 @@ static int open_programs(struct server *server)
 			      server->config.conn_counts);
 
 	server->no_bpf = r && r != -EBUSY;
-	return r;
+	if (r)
+		return r;
+	server->sockmap_error = sockmap_open(&server->sockmap);
+	if (!server->sockmap_error)
+		sockmap_pin(&server->sockmap, server->config.pin_dir);
+	intercepts_open(&server->intercepts);
+	return 0;
 }
 
 int server_start(struct server *server)
@@ -197,11 +224,16 @@ int server_start(struct server *server)
 	if (!r)
 		r = listener_open(server);
 	if (!r)
-		r = privileges_drop();
+		services_clear(&server->config);
+	if (!r)
+		r = privileges_drop(services_have_owners(&server->config),
+				    services_redirect(&server->config));
 	if (!r)
 		r = worker_start(&server->worker, &server->programs,
 				 server->jobs.fd);
 	server->sweep_at = server_now();
+	if (!r)
+		services_apply(server);
 	return r;
 }
 
@@ -215,6 +247,8 @@ static void run_deadlines(struct server *server)
 		listener_resume(server);
 	if (server->orphans_until && now >= server->orphans_until)
 		takeover_expire(server);
+	if (server->services->tick_at && now >= server->services->tick_at)
+		services_tick(server);
 	if (now >= server->sweep_at) {
 		sweep(server);
 		server->sweep_at = now + (int64_t)server->config.sweep_seconds *
@@ -231,6 +265,8 @@ static int time_left(const struct server *server)
 		next = server->listen_at;
 	if (server->orphans_until && server->orphans_until < next)
 		next = server->orphans_until;
+	if (server->services->tick_at && server->services->tick_at < next)
+		next = server->services->tick_at;
 	left = next - server_now();
 	return left <= 0 ? 0 : (int)(left / 1000000 + 1);
 }
@@ -254,6 +290,7 @@ int server_run(struct server *server)
 				source->ready(server, source, events[i].events);
 		}
 		client_reap(server);
+		free_gone(server);
 		run_deadlines(server);
 	}
 	return 0;
@@ -280,9 +317,13 @@ static void remove_all(struct server *server)
 void server_stop(struct server *server)
 {
 	listener_close(server);
+	services_stop(server);
 	if (server->worker)
 		worker_stop(server->worker);
 	if (server->worker && server->config.unload)
 		remove_all(server);
+	intercepts_close(&server->intercepts);
+	if (!server->sockmap_error)
+		sockmap_close(&server->sockmap);
 	programs_close(&server->programs);
 }

@@ -15,7 +15,10 @@
 #include <stdint.h>
 
 #include "config.h"
+#include "intercept.h"
 #include "programs.h"
+#include "socketfile.h"
+#include "sockmap.h"
 #include "tables.h"
 #include "worker.h"
 
@@ -25,21 +28,27 @@ struct server;
 struct source {
 	void (*ready)(struct server *server, struct source *source,
 		      uint32_t events);
-	int fd;
+	int fd; /* -1: closed */
+	struct source *gone; /* the next of those to be freed */
 };
 
 struct server {
 	struct config config;
 	const struct options *options; /* to read it again */
 	struct programs programs;
+	struct sockmap sockmap;
+	int sockmap_error; /* why it cannot be used: -errno */
 	struct worker *worker;
 	struct tables tables;
+	struct services *services;
+	struct intercepts intercepts;
 	struct client *clients;
 	struct client *closed; /* to be freed after this round of events */
+	struct source *gone; /* likewise */
 	int epoll;
 	struct source listener, signals, jobs, refusals;
 	struct ring_buffer *refused; /* what bpf/guard.bpf.c dropped */
-	bool bound; /* the listener's name is ours to remove */
+	struct socket_file file; /* the listener's, if it is ours to remove */
 	bool listening; /* the listener is in the epoll set */
 	bool draining;
 	bool stopping;
@@ -52,6 +61,11 @@ struct server {
 
 /* Watches source for events, or changes which. 0 or -errno. */
 int server_watch(struct server *server, struct source *source, uint32_t events);
+/*
+ * Frees what begins with the source, after this round of events, which may have
+ * one for it still. Its fd is closed already.
+ */
+void server_free_later(struct server *server, struct source *source);
 int64_t server_now(void);
 
 /* listener.c: 0 or -errno, after it has said why. */

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "log.h"
-#include "server.h"
+#include "service.h"
 
 #define AGAIN_NS \
 	1000000000 /* quotas cause no more than one sweep in that time */
@@ -40,6 +40,7 @@ static void mark(__u64 cookie, void *arg)
 
 	if (conn)
 		conn->seen = server->sweep;
+	services_seen(server, cookie);
 }
 
 /* Frees those that walks since `since` have not met; counts them. */
@@ -80,7 +81,8 @@ void sweep(struct server *server)
 	int r;
 
 	server->swept = server_now();
-	if (!netns || !server->tables.total.conns)
+	if (!netns ||
+	    (!server->tables.total.conns && !server->services->handed))
 		return;
 	for (int walk = 0; walk < 2; walk++) {
 		server->sweep++;
@@ -90,7 +92,8 @@ void sweep(struct server *server)
 				    strerror(-r));
 			return;
 		}
-		count = drop_unseen(server, netns, since, walk == 0);
+		count = drop_unseen(server, netns, since, walk == 0) +
+			services_drop_unseen(server, since, walk == 0);
 		if (!count)
 			return;
 	}

@@ -16,9 +16,15 @@ name=@sluice-demo-${tmp##*.}
 pins=/sys/fs/bpf/sluice-demo-${tmp##*.}
 receiver=
 sluiced=
+servers=()
 
 cleanup()
 {
+	local pid
+	for pid in "${servers[@]}"; do
+		kill "$pid" 2>/dev/null || :
+		wait "$pid" 2>/dev/null || :
+	done
 	[ -z "$receiver" ] || kill "$receiver" 2>/dev/null || :
 	if [ -n "$sluiced" ]; then
 		kill "$sluiced" 2>/dev/null || :
@@ -279,6 +285,89 @@ else
 
 		Each message was copied once, by the program, while the client was in send();
 		the receiver read it where it lay. recv() is for those that were left.
+	EOF
+fi
+
+# Why there are no services here; nothing if there are.
+no_services()
+{
+	local tool
+
+	no_steering
+	for tool in curl nginx; do
+		command -v $tool >/dev/null || echo "it needs $tool"
+	done
+}
+
+# service FIELD...: of the service "web", as sluicectl status shows it
+service()
+{
+	"$bin/sluicectl" status --json --interval 0 --control "$tmp/control" \
+		--pins "$pins" | python3 -c '
+import json, sys
+for service in json.load(sys.stdin)["services"]:
+    if service["name"] == sys.argv[1]:
+        for key in sys.argv[2:]:
+            service = service[key]
+        print(service)' "$@"
+}
+
+# Two services, each with one backend; sluiced reads its configuration again.
+services_start()
+{
+	cat >>"$tmp/conf" <<-EOF
+		[service web]
+		listen = $tmp/web
+		backends = $tmp/nginx.sock
+		half_close = no
+		[service aware]
+		listen = $tmp/aware
+	EOF
+	mkdir "$tmp/nginx"
+	cp "$tmp/in/random-64M" "$tmp/nginx/file"
+	cat >"$tmp/nginx/conf" <<-EOF
+		daemon off; user root; pid $tmp/nginx/pid; error_log $tmp/nginx/log;
+		events { }
+		http {
+			access_log off; client_body_temp_path $tmp/nginx/b;
+			proxy_temp_path $tmp/nginx/p; fastcgi_temp_path $tmp/nginx/f;
+			uwsgi_temp_path $tmp/nginx/u; scgi_temp_path $tmp/nginx/s;
+			server { listen unix:$tmp/nginx.sock; root $tmp/nginx; }
+		}
+	EOF
+	nginx -p "$tmp/nginx" -c "$tmp/nginx/conf" >"$tmp/nginx.log" 2>&1 &
+	servers+=($!)
+	kill -HUP "$sluiced"
+	until_true test -S "$tmp/web" || die "no service: $(tail -3 "$tmp/log")"
+	"$build/examples/sluicehttp" aware "$tmp/control" &
+	servers+=($!)
+	until_true test -S "$tmp/aware" || die "no service: $(tail -3 "$tmp/log")"
+}
+
+get()
+{
+	curl -sS --max-time 60 --unix-socket "$@"
+}
+
+echo
+echo "Services: curl talks to nginx, and to an aware HTTP server, through sluiced."
+skip=$(no_services)
+if [ -n "$skip" ]; then
+	echo "Not shown: $skip."
+else
+	services_start
+	get "$tmp/web" http://x/file | cmp - "$tmp/in/random-64M" ||
+		die "nginx's file differs"
+	got=$(get "$tmp/aware" --data-binary "@$tmp/in/random-64M" -H Expect: \
+		http://x/) || die "the aware server failed"
+	cat <<-EOF
+
+		  curl --unix-socket $tmp/web http://x/file
+		    64 MiB from nginx, equal to the original ($(service web path)). sluiced has
+		    read and written $(service web sluiced bytes to_clients) of those bytes, until the kernel took over.
+		  curl --unix-socket $tmp/aware --data-binary @random-64M http://x/
+		    "$got", says the aware server, which has curl's own socket:
+		    sluiced has read and written $(service aware sluiced bytes to_backends).
 	EOF
 fi
 

@@ -39,8 +39,7 @@ int daemon_connect(const struct sockaddr_un *address, socklen_t size)
 	return r;
 }
 
-static int send_request(int socket, const struct sluice_control *request,
-			int fd)
+int daemon_send(int socket, const struct sluice_control *request, int fd)
 {
 	union {
 		char space[CMSG_SPACE(sizeof(int))];
@@ -64,8 +63,8 @@ static int send_request(int socket, const struct sluice_control *request,
 }
 
 /* 1: *reply; 0: sluiced is gone; -EAGAIN; -EPROTO: it is something else. */
-static int receive_reply(int socket, struct sluice_control *reply, int *fds,
-			 unsigned int *fd_count)
+int daemon_receive(int socket, struct sluice_control *reply, int *fds,
+		   unsigned int *fd_count)
 {
 	union {
 		char space[CMSG_SPACE(REPLY_FDS_MAX * sizeof(int))];
@@ -234,7 +233,7 @@ static int send_claim(struct sluice_endpoint *endpoint)
 		.endpoint = endpoint->number,
 	};
 
-	return send_request(endpoint->fd, &request, endpoint->claim_fd);
+	return daemon_send(endpoint->fd, &request, endpoint->claim_fd);
 }
 
 /* A reply that nobody waits for. */
@@ -273,7 +272,7 @@ static void read_replies(struct sluice_endpoint *endpoint)
 	int r;
 
 	while (endpoint->fd >= 0) {
-		r = receive_reply(endpoint->fd, &reply, NULL, NULL);
+		r = daemon_receive(endpoint->fd, &reply, NULL, NULL);
 		if (r == -EAGAIN)
 			return;
 		if (r == 1)
@@ -300,7 +299,7 @@ static void call_again(struct sluice_endpoint *endpoint)
 	fd = daemon_connect(&endpoint->address, endpoint->address_size);
 	if (fd < 0)
 		return;
-	if (send_request(fd, &request, -1)) {
+	if (daemon_send(fd, &request, -1)) {
 		close(fd);
 		return;
 	}
@@ -397,7 +396,7 @@ void daemon_detach(struct sluice_ring *ring, uint32_t index)
 
 	entry->state = ENTRY_LEAVING_DUE;
 	if (endpoint->fd >= 0 && !endpoint->claiming &&
-	    !send_request(endpoint->fd, &request, -1))
+	    !daemon_send(endpoint->fd, &request, -1))
 		entry->state = ENTRY_LEAVING;
 	else
 		endpoint->detach_due = true;
@@ -413,7 +412,7 @@ void daemon_destroy(struct sluice_endpoint *endpoint)
 
 	/* EOF says the same; but a child of fork() may hold it back. */
 	if (endpoint->fd >= 0 && endpoint->number)
-		send_request(endpoint->fd, &request, -1);
+		daemon_send(endpoint->fd, &request, -1);
 }
 
 int daemon_call(struct sluice_endpoint *endpoint,
@@ -427,7 +426,7 @@ int daemon_call(struct sluice_endpoint *endpoint,
 
 	request->magic = SLUICE_CONTROL_MAGIC;
 	request->endpoint = endpoint->number;
-	while ((r = send_request(endpoint->fd, request, fd)) == -EAGAIN) {
+	while ((r = daemon_send(endpoint->fd, request, fd)) == -EAGAIN) {
 		r = await(endpoint->fd, POLLOUT, deadline);
 		if (r)
 			return r;
@@ -436,7 +435,7 @@ int daemon_call(struct sluice_endpoint *endpoint,
 		return r;
 	for (;;) {
 		got = room;
-		r = receive_reply(endpoint->fd, &reply, fds, &got);
+		r = daemon_receive(endpoint->fd, &reply, fds, &got);
 		if (r == -EAGAIN) {
 			r = await(endpoint->fd, POLLIN, deadline);
 			if (r)

@@ -252,6 +252,7 @@ struct conn_core {
 	int error; /* what ended it: 0, -EPROTO, ... */
 	char error_text[SLUICE_FRAME_TEXT_MAX + 64];
 	bool blocking; /* the fd is: recvmsg may sleep */
+	bool stream; /* the fd is: a plain stream of bytes */
 	bool hello_sent;
 	bool hello_due; /* a HELLO_ACK that met EAGAIN */
 	bool registered; /* this process, for membarrier */

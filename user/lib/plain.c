@@ -9,9 +9,11 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/time.h>
 
@@ -135,7 +137,7 @@ static int fetch(struct conn_core *core)
 	void *data;
 	int r;
 
-	if (core->plain_next_len > COPY_MAX) {
+	if (core->plain_next_len > COPY_MAX && !core->stream) {
 		r = plain_look(core, MSG_PEEK, NULL, 0, &n);
 		if (r != 1)
 			return r;
@@ -304,13 +306,51 @@ int plain_release(struct sluice_conn *conn, const struct sluice_msg *msg)
 	return 0;
 }
 
+/* The kernel takes this much of a stream at once, or nothing. */
+#define STREAM_PIECE 32768
+/* Of each piece, what is charged beyond its bytes. */
+#define STREAM_PIECE_EXTRA 8192
+
+/*
+ * Whether all will be taken: only this side's sends can use up the room that there
+ * is. POLLOUT tells of three quarters of it. 0, -EAGAIN, -EMSGSIZE.
+ */
+static int stream_room(struct conn_core *core, const struct iovec *parts,
+		       unsigned int count)
+{
+	socklen_t size = sizeof(int);
+	int room, queued;
+	size_t len = 0;
+
+	for (unsigned int i = 0; i < count; i++)
+		len += parts[i].iov_len;
+	if (len <= STREAM_PIECE)
+		return 0;
+	if (getsockopt(core->fd, SOL_SOCKET, SO_SNDBUF, &room, &size) ||
+	    ioctl(core->fd, SIOCOUTQ, &queued))
+		return -errno;
+	len += (len / STREAM_PIECE + 1) * STREAM_PIECE_EXTRA;
+	if (len > (size_t)room / 4 * 3)
+		return -EMSGSIZE;
+	if (len <= (size_t)room - (size_t)queued && queued <= room)
+		return 0;
+	core->need = NEED_SOCKET;
+	return -EAGAIN;
+}
+
 int plain_send(struct sluice_conn *conn, const struct iovec *parts,
 	       unsigned int count)
 {
 	struct conn_core *core = core_of(conn);
+	int r;
 	struct msghdr msg = { .msg_iov = (struct iovec *)(uintptr_t)parts,
 			      .msg_iovlen = count };
 
+	if (core->stream) {
+		r = stream_room(core, parts, count);
+		if (r)
+			return r;
+	}
 	if (sendmsg(core->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
 		return 0;
 	switch (errno) {

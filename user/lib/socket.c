@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
 /* Sockets: listening, accepting, connecting, pairs and inherited fds. */
-#include "steering.h"
+#include "listener.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,21 +11,6 @@
 
 #define REQUIRE_AWARE_NS 1000000000
 #define STEER_AGAIN_NS 1000000000
-
-struct sluice_listener {
-	int fd;
-	uint64_t generation;
-	dev_t dev; /* of the path, so that only our own is unlinked */
-	ino_t ino;
-	char path[sizeof(((struct sockaddr_un *)0)->sun_path) + 1];
-	struct sluice_options options;
-	struct sluice_pool_options pool_options;
-	uint32_t classes[SLUICE_POOL_CLASSES_MAX];
-	struct sluice_endpoint_options endpoint_options;
-	char control[sizeof(((struct sockaddr_un *)0)->sun_path)];
-	int steer_error; /* why options.endpoint is NULL */
-	int64_t steer_again; /* when to try, ns */
-};
 
 int address_of(const char *name, struct sockaddr_un *address, socklen_t *size)
 {
@@ -166,14 +151,13 @@ static void make_endpoint(struct sluice_listener *listener)
 		sluice_endpoint_new(&o->endpoint, o->endpoint_options);
 }
 
-int sluice_listen(struct sluice_listener **out, const char *name,
-		  const struct sluice_options *options)
+/* Without a socket. */
+static int listener_new(struct sluice_listener **out,
+			const struct sluice_options *options)
 {
-	struct sluice_listener *listener;
-	struct stat st;
+	struct sluice_listener *listener = calloc(1, sizeof(*listener));
 	int r;
 
-	listener = calloc(1, sizeof(*listener));
 	if (!listener)
 		return -ENOMEM;
 	listener->generation = process_generation();
@@ -183,7 +167,61 @@ int sluice_listen(struct sluice_listener **out, const char *name,
 	if (!r)
 		r = copy_endpoint_options(listener);
 	if (r)
-		goto fail;
+		free(listener);
+	else
+		*out = listener;
+	return r;
+}
+
+static void listener_start(struct sluice_listener *listener)
+{
+	if (listener->options.endpoint)
+		endpoint_ref(listener->options.endpoint);
+	make_endpoint(listener);
+}
+
+int sluice_service_bind(struct sluice_listener **out, const char *name,
+			const struct sluice_options *in)
+{
+	struct sluice_options options = { 0 };
+	struct sluice_endpoint_options endpoint;
+	struct sluice_listener *listener;
+	int r = 0;
+
+	if (in)
+		r = options_copy(&options, sizeof(options), in);
+	if (!r)
+		r = endpoint_options_read(&endpoint, options.endpoint_options);
+	if (r)
+		return r;
+	options.size = sizeof(options);
+	/* they say here where sluiced is, steered or not */
+	if (!(options.flags & SLUICE_F_STEER))
+		options.endpoint_options = NULL;
+	r = listener_new(&listener, &options);
+	if (r)
+		return r;
+	r = service_open(&listener->service, name, endpoint.control);
+	if (r) {
+		free(listener);
+		return r;
+	}
+	listener->fd = service_fd(listener->service);
+	listener_start(listener);
+	*out = listener;
+	return 0;
+}
+
+int sluice_listen(struct sluice_listener **out, const char *name,
+		  const struct sluice_options *options)
+{
+	struct sluice_listener *listener;
+	struct stat st;
+	int r;
+
+	r = listener_new(&listener, options);
+	if (r)
+		return r;
 	/* Others may accept from it too: accept() must not block when they win. */
 	listener->fd = new_socket(SOCK_NONBLOCK);
 	if (listener->fd < 0) {
@@ -200,9 +238,7 @@ int sluice_listen(struct sluice_listener **out, const char *name,
 		listener->dev = st.st_dev;
 		listener->ino = st.st_ino;
 	}
-	if (listener->options.endpoint)
-		endpoint_ref(listener->options.endpoint);
-	make_endpoint(listener);
+	listener_start(listener);
 	*out = listener;
 	return 0;
 fail:
@@ -227,7 +263,10 @@ void sluice_listener_close(struct sluice_listener *listener)
 		unlink(listener->path);
 	if (listener->options.endpoint)
 		endpoint_put(listener->options.endpoint);
-	close(listener->fd);
+	if (listener->service)
+		service_close(listener->service);
+	else
+		close(listener->fd);
 	free(listener);
 }
 
@@ -239,10 +278,10 @@ static int conn_start(struct sluice_conn **out, int fd,
 		      const struct sluice_options *options, uint64_t bound,
 		      int steer_error)
 {
-	socklen_t size = sizeof(struct ucred);
 	struct sluice_conn *conn;
 	struct conn_core *core;
-	int r, fl;
+	socklen_t size;
+	int r, fl, type;
 
 	r = conn_new(&conn, options);
 	if (r)
@@ -251,6 +290,10 @@ static int conn_start(struct sluice_conn **out, int fd,
 	core->fd = fd;
 	fl = fcntl(fd, F_GETFL);
 	core->blocking = fl >= 0 && !(fl & O_NONBLOCK);
+	size = sizeof(type);
+	core->stream = !getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) &&
+		       type == SOCK_STREAM;
+	size = sizeof(core->credentials);
 	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &core->credentials, &size);
 	r = steer_open(conn, steer_error);
 	if (!r)
@@ -265,8 +308,11 @@ static int conn_start(struct sluice_conn **out, int fd,
 	return 0;
 }
 
-/* It has no HELLO (no fds could be told from the peer's), and needs a peer. */
-static bool dgram_is_right(int fd, struct sluice_options *options)
+/*
+ * STREAM has no frames, and on DGRAM no fds could be told from the peer's: there is
+ * no HELLO. Both need a peer.
+ */
+static bool plain_is_right(int fd, struct sluice_options *options)
 {
 	struct sockaddr_un peer;
 	socklen_t size = sizeof(peer);
@@ -291,12 +337,36 @@ int sluice_conn_from_fd(struct sluice_conn **conn, int fd,
 	    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size))
 		return errno == ENOTSOCK ? -EPROTOTYPE : -errno;
 	if (domain != AF_UNIX ||
-	    (type != SOCK_SEQPACKET &&
-	     (type != SOCK_DGRAM || !dgram_is_right(fd, &options))))
+	    (type != SOCK_SEQPACKET && !plain_is_right(fd, &options)))
 		return -EPROTOTYPE;
 	if (fcntl(fd, F_SETFD, FD_CLOEXEC))
 		return -errno;
 	return conn_start(conn, fd, &options, 0, 0);
+}
+
+static int accept_one(struct sluice_listener *listener)
+{
+	int fd;
+
+	if (listener->service)
+		return service_accept(listener->service);
+	fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+/* A socket of any type that a service may have. */
+static int start_accepted(struct sluice_listener *listener,
+			  struct sluice_conn **conn, int fd)
+{
+	struct sluice_options options = listener->options;
+	socklen_t size = sizeof(int);
+	int type;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size))
+		return -errno;
+	if (type != SOCK_SEQPACKET)
+		options.flags |= SLUICE_F_PLAIN;
+	return conn_start(conn, fd, &options, 0, listener->steer_error);
 }
 
 int sluice_accept(struct sluice_listener *listener, struct sluice_conn **conn,
@@ -308,11 +378,11 @@ int sluice_accept(struct sluice_listener *listener, struct sluice_conn **conn,
 	int fd, r;
 
 	for (;;) {
-		fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
+		fd = accept_one(listener);
 		if (fd >= 0)
 			break;
-		if (errno != EAGAIN && errno != ECONNABORTED)
-			return -errno;
+		if (fd != -EAGAIN && fd != -ECONNABORTED)
+			return fd;
 		left = timeout_ns ? deadline - now_ns() : 0;
 		if (left <= 0)
 			return -EAGAIN;
@@ -323,7 +393,7 @@ int sluice_accept(struct sluice_listener *listener, struct sluice_conn **conn,
 			return -errno;
 	}
 	make_endpoint(listener);
-	r = conn_start(conn, fd, &listener->options, 0, listener->steer_error);
+	r = start_accepted(listener, conn, fd);
 	if (r)
 		close(fd);
 	return r;

@@ -114,6 +114,14 @@ struct sluice_endpoint {
 
 /* A connected, non-blocking socket, or -errno. */
 int daemon_connect(const struct sockaddr_un *address, socklen_t size);
+/* One request, with fd unless that is -1. 0 or -errno. */
+int daemon_send(int socket, const struct sluice_control *request, int fd);
+/*
+ * 1: *reply, and up to *fd_count fds; 0: sluiced is gone; -EAGAIN; -EPROTO: it is
+ * something else.
+ */
+int daemon_receive(int socket, struct sluice_control *reply, int *fds,
+		   unsigned int *fd_count);
 /*
  * Sends a request and waits for its reply; fd -1: none. fds gets *fd_count at
  * most, close-on-exec. 0, or what it answered, or what went wrong: -errno.
