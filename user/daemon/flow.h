@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
 /*
- * Inside redirection: a pair and its two flows. redirect.c has the thread and
+ * Inside redirection: a pair and its two flows. redirect.c has the thread, redirect-pair.c
  * what pairs begin and end with; flow.c relays, move.c moves to the kernel, hold.c
  * is what comes between. Everything is the thread's alone, but what is marked.
  */
@@ -116,7 +116,7 @@ static inline bool flow_in_map(const struct flow *flow)
 	return flow->index >= 0;
 }
 
-/* redirect.c */
+/* redirect-pair.c */
 struct sockmap_flow *redirect_slot(struct flow *flow);
 const struct sockmap *redirect_sockmap(struct flow *flow);
 unsigned char *redirect_scratch(struct flow *flow); /* FLOW_PIECE bytes */
