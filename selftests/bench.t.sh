@@ -145,6 +145,26 @@ measures_steered()
 	test ! -e "/sys/fs/bpf/sluice-bench-"*
 }
 
+# With a process between the two: its CPU counts, too.
+measures_the_middle()
+{
+	test "$(id -u)" = 0 || tap_skip "needs root"
+	sluicectl probe bpf bpf-helpers btf sockmap-stream >"$tmp/out" ||
+		tap_skip "$(grep -vE ' yes |^[a-z]*$' "$tmp/out" | xargs)"
+	bench --systems relay,switch,sockmap --patterns pingpong,stream \
+		--modes block --sizes 64,16K --json "$tmp/json" \
+		>"$tmp/out" 2>"$tmp/err" || { cat "$tmp/err"; return 1; }
+	python3 - "$tmp/json" <<-'END'
+		import json, sys
+
+		rows = json.load(open(sys.argv[1]))["rows"]
+		assert len(rows) == 3 * 2 * 2, rows
+		for row in rows:
+		    assert row["msgs_per_s"] > 0, row
+		    assert row["cpu_ns_per_msg"] > 0, row
+	END
+}
+
 steered_without_sluiced()
 {
 	local status=0
@@ -268,9 +288,9 @@ lists()
 {
 	sluice-bench --list >"$tmp/out"
 	test "$(cut -d' ' -f1 "$tmp/out" | xargs)" = \
-		"raw memcpy seqpacket stream pipe queued direct steered-plain steered steered-single epoll epoll-burst"
+		"raw memcpy seqpacket stream pipe queued direct steered-plain steered steered-single epoll epoll-burst relay switch sockmap"
 	# one line with words for each
-	test "$(grep -cE '^[a-z-]+ +[^ ]+ [^ ]+' "$tmp/out")" = 12
+	test "$(grep -cE '^[a-z-]+ +[^ ]+ [^ ]+' "$tmp/out")" = 15
 }
 
 helps()
@@ -357,6 +377,7 @@ tap_case 'the same, every byte touched' measures_all all 102400
 tap_case 'the direct lane sends no frames' direct_sends_no_frames
 tap_case 'fan-in' measures_fanin
 tap_case 'steered' measures_steered
+tap_case 'with a process between the two' measures_the_middle
 tap_case 'steered, but there is no sluiced' steered_without_sluiced
 tap_case 'system calls are counted' counts_calls
 tap_case 'what a socket cannot carry is no error' too_large_for_a_packet
