@@ -403,6 +403,7 @@ TAP_EACH(what_was_not_accepted_moves, kind, kinds)
 	/* what it has taken ends with it */
 	close(client);
 	sluice_listener_close(listener);
+	services_refuses(&s); /* until then it may be given to that one */
 	pid = tap_fork();
 	if (!pid) {
 		listener = bind_library(&s, 0);

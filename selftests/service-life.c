@@ -269,6 +269,8 @@ TAP_TEST(limit_per_uid)
 	pid = tap_fork();
 	if (!pid) { /* others have their own */
 		daemon_become_nobody();
+		strcpy(s.path,
+		       "s"); /* who may not enter the directories above */
 		CHECK_EQ(services_number(services_connect(&s)), 0);
 		_exit(0);
 	}

@@ -130,8 +130,12 @@ static int identify(struct socket_file *file)
 	struct statx st;
 
 	if (statx(AT_FDCWD, file->path, AT_SYMLINK_NOFOLLOW,
-		  STATX_INO | STATX_BTIME, &st))
+		  STATX_TYPE | STATX_INO | STATX_BTIME, &st))
 		return -1;
+	if (!S_ISSOCK(st.stx_mode)) {
+		errno = ENOTSOCK;
+		return -1;
+	}
 	file->dev = makedev(st.stx_dev_major, st.stx_dev_minor);
 	file->ino = st.stx_ino;
 	file->born = st.stx_mask & STATX_BTIME ?
