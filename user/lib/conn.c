@@ -185,7 +185,8 @@ static void free_memory(struct sluice_conn *conn)
 		for (i = 0; i < core->options.hold_limit; i++)
 			free(core->plain_held[i]);
 	free(core->plain_held);
-	free(core->plain_next);
+	for (i = 0; i < core->plain_count; i++)
+		free(core->plain[core->plain_first + i].data);
 	free(core->plain_spare);
 	free(core->rx_segments);
 	free(core->inbox);

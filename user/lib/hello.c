@@ -301,14 +301,9 @@ static int hello_peek(struct sluice_conn *conn, uint8_t type)
 		if (type == SLUICE_FRAME_HELLO) {
 			/* A plain server's message that looks like one. */
 			core->phase = PHASE_PLAIN;
-			core->plain_next = malloc(n);
-			if (!core->plain_next)
-				r = conn_fail(conn, -ENOMEM, "out of memory");
-			else
-				memcpy(core->plain_next, &frame, n);
-			core->plain_next_len = n;
+			r = plain_append(core, &frame, n);
 			frame_close(&frame);
-			return r < 0 ? r : 1;
+			return r;
 		} else {
 			r = conn_fail(conn, -EPROTO,
 				      "hello has a wrong number of fds");

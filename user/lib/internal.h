@@ -210,6 +210,14 @@ struct steering {
 	uint64_t steered, spilled;
 };
 
+/* Messages that are taken from a socket at once. */
+#define PLAIN_BATCH 8
+
+struct plain_message {
+	void *data;
+	size_t len;
+};
+
 struct conn_core {
 	uint64_t generation; /* of the process that made the conn */
 	int fd;
@@ -262,8 +270,11 @@ struct conn_core {
 	uint32_t idle_position; /* of the last of them */
 	void **plain_held; /* by id: views of plain messages */
 	bool plain_eof, plain_timestamps;
-	void *plain_next; /* the next one, taken from the socket */
-	size_t plain_next_len; /* of the last one */
+	bool plain_spilled; /* since the socket was empty */
+	/* the next ones, taken from the socket */
+	uint8_t plain_first, plain_count;
+	struct plain_message plain[PLAIN_BATCH];
+	size_t plain_last_len; /* of the last one, taken or not */
 	void *plain_spare; /* memory for one */
 
 	/* releasing */
@@ -495,15 +506,24 @@ int plain_recv(struct sluice_conn *conn, struct sluice_msg *msg);
 int plain_recv_copy(struct sluice_conn *conn, void *data, size_t capacity,
 		    size_t *len);
 int plain_release(struct sluice_conn *conn, const struct sluice_msg *msg);
+int plain_send(struct sluice_conn *conn, const struct iovec *parts,
+	       unsigned int count);
+bool plain_ready(struct sluice_conn *conn);
+
+/* plain-socket.c ---------------------------------------------------------- */
+
 /*
- * Takes the next message of the socket, or looks at it (flags MSG_PEEK): 1 and its
+ * Looks at the next message of the socket (flags MSG_PEEK), or takes it: 1 and its
  * size in *len, its first bytes in data; 0 at EOF; -EAGAIN, -errno.
  */
 int plain_look(struct conn_core *core, int flags, void *data, size_t size,
 	       size_t *len);
-int plain_send(struct sluice_conn *conn, const struct iovec *parts,
-	       unsigned int count);
-bool plain_ready(struct sluice_conn *conn);
+/* Takes the next ones into core->plain, which is empty: as plain_look() returns. */
+int plain_fetch(struct conn_core *core);
+/* A copy of a message that was taken from the socket. 1, or conn_fail()'s. */
+int plain_append(struct conn_core *core, const void *from, size_t len);
+/* Memory of a message is no longer needed. */
+void plain_buffer_give(struct conn_core *core, void *data);
 
 /* steer.c ----------------------------------------------------------------- */
 

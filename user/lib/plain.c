@@ -2,53 +2,13 @@
 /*
  * Plain peers: payload through the socket, copied, behind the same API. A
  * received message lies in memory of its own until it is released.
- *
- * EOF and a zero-length message both read as 0. SO_TIMESTAMP tells them apart:
- * a message has a time, EOF has not.
  */
 #include "internal.h"
 
 #include <errno.h>
 #include <linux/sockios.h>
-#include <malloc.h>
-#include <pthread.h>
 #include <sched.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/time.h>
-
-/* What a copy of costs less than a system call. */
-#define COPY_MAX 16384
-/* More than the kernel lets anybody send: a message is one allocation and frags. */
-#define SCRATCH_BYTES (16u << 20)
-
-int plain_look(struct conn_core *core, int flags, void *data, size_t size,
-	       size_t *len)
-{
-	union {
-		char space[CMSG_SPACE(sizeof(struct timeval))];
-		struct cmsghdr align;
-	} control; /* no room for fds: the kernel drops them */
-	struct iovec iov = { .iov_base = data, .iov_len = size };
-	struct msghdr msg = { .msg_iov = &iov,
-			      .msg_iovlen = 1,
-			      .msg_control = &control };
-	int one = 1, ends = 0;
-	ssize_t n;
-
-	if (!core->plain_timestamps)
-		setsockopt(core->fd, SOL_SOCKET, SO_TIMESTAMP, &one,
-			   sizeof(one));
-	core->plain_timestamps = true;
-	do {
-		msg.msg_controllen = sizeof(control.space);
-		n = recvmsg(core->fd, &msg, flags | MSG_TRUNC | MSG_DONTWAIT);
-		if (n < 0 && errno != ECONNRESET)
-			return errno == EINTR ? -EAGAIN : -errno;
-	} while (n < 0 || (!n && !msg.msg_controllen && ++ends < SOCKET_ENDS));
-	*len = (size_t)n;
-	return n || msg.msg_controllen;
-}
 
 static uint32_t plain_slot(struct sluice_conn *conn)
 {
@@ -70,122 +30,28 @@ static int find_steered(struct conn_core *core, size_t *len)
 	return FOUND_STEERED;
 }
 
-/* The thread's own; freed when it ends. */
-static __thread uint8_t *scratch;
-static pthread_key_t scratch_key;
-static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
-
-static void scratch_free(void *memory)
-{
-	munmap(memory, SCRATCH_BYTES);
-}
-
-static void scratch_key_make(void)
-{
-	pthread_key_create(&scratch_key, scratch_free);
-}
-
-static bool scratch_make(void)
-{
-	void *memory;
-
-	if (scratch)
-		return true;
-	pthread_once(&scratch_once, scratch_key_make);
-	memory = mmap(NULL, SCRATCH_BYTES, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (memory == MAP_FAILED)
-		return false;
-	scratch = memory;
-	pthread_setspecific(scratch_key, memory);
-	return true;
-}
-
 /*
- * Memory of a message. One long piece is kept for the next: freed, it might go back
- * to the system, and cost a page fault for every 4 KiB when it comes again.
+ * Looks for the next messages on the socket, and takes them from there. None is
+ * steered from the moment the first of them was sent until the socket has been
+ * found empty: what the ring holds by now comes before them all.
  */
-static void *buffer_take(struct conn_core *core, size_t n)
-{
-	void *data = core->plain_spare;
-
-	if (n <= COPY_MAX || malloc_usable_size(data) < n)
-		return malloc(n + !n);
-	core->plain_spare = NULL;
-	return data;
-}
-
-static void buffer_give(struct conn_core *core, void *data)
-{
-	size_t size = malloc_usable_size(data);
-
-	if (size <= COPY_MAX || size <= malloc_usable_size(core->plain_spare)) {
-		free(data);
-		return;
-	}
-	free(core->plain_spare);
-	core->plain_spare = data;
-}
-
-/*
- * Takes the next message of the socket into memory of its own. After a long one
- * the next is taken to be long too: its length is asked first, and no copy made.
- */
-static int fetch(struct conn_core *core)
-{
-	size_t n = 0;
-	void *data;
-	int r;
-
-	if (core->plain_next_len > COPY_MAX && !core->stream) {
-		r = plain_look(core, MSG_PEEK, NULL, 0, &n);
-		if (r != 1)
-			return r;
-		data = buffer_take(core, n);
-		r = data ? plain_look(core, 0, data, n, &n) : -ENOMEM;
-		if (r != 1) {
-			buffer_give(core, data);
-			return r;
-		}
-	} else {
-		if (!scratch_make())
-			return -ENOMEM;
-		r = plain_look(core, 0, scratch, SCRATCH_BYTES, &n);
-		if (r != 1)
-			return r;
-		if (n > SCRATCH_BYTES)
-			return conn_fail(conn_of(core), -EMSGSIZE,
-					 "message is longer than any can be");
-		data = buffer_take(core, n);
-		if (!data)
-			return conn_fail(conn_of(core), -ENOMEM,
-					 "out of memory");
-		memcpy(data, scratch, n);
-	}
-	core->plain_next = data;
-	core->plain_next_len = n;
-	return 1;
-}
-
-/* Looks for the next message on the socket, and takes it from there. */
-static int plain_fetch(struct sluice_conn *conn)
+static int find_queued(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
 	int r;
 
 	steer_before(core);
-	r = fetch(core);
+	r = plain_fetch(core);
 	core->plain_eof = r == 0;
-	if (r == 1 && steer_on(core))
-		core->steer.spilled++;
+	if (steer_on(core))
+		core->steer.spilled += core->plain_count;
 	steer_after(conn, r);
 	return core->error ? core->error : r;
 }
 
 /*
  * What sluice_recv() returns; 1: the next message has *len bytes. What was steered
- * comes before what is taken from the socket: nothing is steered from the moment it
- * was sent until the socket has been found empty.
+ * comes before what was taken from the socket, see find_queued().
  */
 static int plain_find(struct sluice_conn *conn, size_t *len)
 {
@@ -194,10 +60,10 @@ static int plain_find(struct sluice_conn *conn, size_t *len)
 
 	if (steer_pending(core))
 		return find_steered(core, len);
-	if (!core->plain_next && !core->plain_eof) {
+	if (!core->plain_count && !core->plain_eof) {
 		if (!steer_due(core))
 			return -EAGAIN;
-		r = plain_fetch(conn);
+		r = find_queued(conn);
 		if (core->inbox_count)
 			return find_steered(core, len);
 		if (r < 0)
@@ -207,8 +73,8 @@ static int plain_find(struct sluice_conn *conn, size_t *len)
 		sched_yield(); /* to the workers that it waits for */
 		return -EAGAIN;
 	}
-	*len = core->plain_next_len;
-	return core->plain_next != NULL;
+	*len = core->plain[core->plain_first].len;
+	return core->plain_count > 0;
 }
 
 /* The caller has what was next. Was it the last? Then the next may be steered. */
@@ -216,21 +82,23 @@ static void plain_taken(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
 
-	core->plain_next = NULL;
+	core->plain_first++;
+	core->plain_count--;
 	/*
 	 * Hashed ones are to stay in order over threads: no grant before the
 	 * caller is done with this one.
 	 */
-	if (steer_on(core) && !core->steer.hashed)
-		plain_fetch(conn);
+	if (!core->plain_count && steer_on(core) && !core->steer.hashed)
+		find_queued(conn);
 }
 
 static void plain_copy(struct sluice_conn *conn, void *data)
 {
 	struct conn_core *core = core_of(conn);
+	const struct plain_message *next = &core->plain[core->plain_first];
 
-	memcpy(data, core->plain_next, core->plain_next_len);
-	buffer_give(core, core->plain_next);
+	memcpy(data, next->data, next->len);
+	plain_buffer_give(core, next->data);
 	plain_taken(conn);
 }
 
@@ -263,7 +131,7 @@ int plain_recv(struct sluice_conn *conn, struct sluice_msg *msg)
 	id = plain_slot(conn);
 	if (id == core->options.hold_limit)
 		return -ENOBUFS;
-	core->plain_held[id] = core->plain_next;
+	core->plain_held[id] = core->plain[core->plain_first].data;
 	msg->kind = SLUICE__MSG_PLAIN;
 	msg->id = id;
 	msg->view = core->plain_held[id];
@@ -300,7 +168,7 @@ int plain_release(struct sluice_conn *conn, const struct sluice_msg *msg)
 	if (!core->plain_held || msg->id >= core->options.hold_limit ||
 	    !core->plain_held[msg->id])
 		return -EINVAL;
-	buffer_give(core, core->plain_held[msg->id]);
+	plain_buffer_give(core, core->plain_held[msg->id]);
 	core->plain_held[msg->id] = NULL;
 	conn->rx_held_count--;
 	return 0;
@@ -372,6 +240,6 @@ bool plain_ready(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
 
-	return core->inbox_count || core->plain_next || core->plain_eof ||
-	       plain_fetch(conn) != -EAGAIN;
+	return core->inbox_count || core->plain_count || core->plain_eof ||
+	       find_queued(conn) != -EAGAIN;
 }

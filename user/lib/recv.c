@@ -284,8 +284,9 @@ bool recv_ready(struct sluice_conn *conn)
 	struct sluice_slot slot;
 	bool in_ring;
 
-	return core->error || core->bye_seen || core->eof || core->plain_next ||
-	       core->plain_eof || next_slot(conn, &slot, &in_ring);
+	return core->error || core->bye_seen || core->eof ||
+	       core->plain_count || core->plain_eof ||
+	       next_slot(conn, &slot, &in_ring);
 }
 
 /*
@@ -353,7 +354,7 @@ static int recv_begin(struct sluice_conn *conn, bool *look)
 		 * Nothing was there: what comes from now on may be the HELLO.
 		 * And what follows a HELLO is frames, answered or not.
 		 */
-		if (core->hello_due || (!r && !core->plain_next &&
+		if (core->hello_due || (!r && !core->plain_count &&
 					(core->phase == PHASE_CLIENT ||
 					 core->phase == PHASE_SERVER)))
 			return -EAGAIN;

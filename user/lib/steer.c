@@ -99,7 +99,7 @@ void steer_settle(struct sluice_conn *conn)
 	s->hashed = flags & SLUICE_ATTACH_F_HASH;
 	s->told = true;
 	/* Nothing came early: the first one may be steered already. */
-	if (!core->plain_next &&
+	if (!core->plain_count &&
 	    recv(core->fd, NULL, 0, MSG_PEEK | MSG_DONTWAIT) < 0 &&
 	    errno == EAGAIN)
 		steer_after(conn, -EAGAIN);
