@@ -141,6 +141,66 @@ TAP_EACH(keep_views, keep, keeps)
 }
 
 /*
+ * A queue of messages that are taken from the socket several at once, short ones
+ * beside long ones and empty ones, with the end of the stream behind them.
+ */
+TAP_TEST(queue_of_all_lengths)
+{
+	static const size_t lens[] = { 0,    1,	    64, 4096,  0, 4097, 33,
+				       2000, 70000, 12, 16385, 7, 16384 };
+	const unsigned int count = 10 * sizeof(lens) / sizeof(*lens);
+	struct sluice_endpoint_options e =
+		STEERS_ENDPOINT(.ring_slots = 16, .conns = 16);
+	struct sluice_options options = ENDS_OPTIONS(.endpoint_options = &e);
+	const int room = 8 << 20;
+	static uint8_t data[70000];
+	struct sluice_conn *conn;
+	struct sluice_msg msg;
+	struct daemon d;
+	size_t len, got;
+	unsigned int i;
+	int peer;
+
+	steers_start(&d);
+	steers_pair(&conn, &peer, &options);
+	CHECK_EQ(sluice_wait(conn, SLUICE_RECV, 0), -ETIMEDOUT);
+	CHECK_SYS(setsockopt(peer, SOL_SOCKET, SO_SNDBUFFORCE, &room,
+			     sizeof(room)));
+	for (i = 0; i < 16 + count; i++) {
+		len = i < 16 ? 8 : lens[i % (sizeof(lens) / sizeof(*lens))];
+		steers_fill(data, len, 5, i);
+		CHECK_EQ(send(peer, data, len, MSG_DONTWAIT), (ssize_t)len);
+	}
+	close(peer);
+	for (i = 0; i < 16 + count; i++) {
+		uint8_t want[sizeof(data)];
+
+		len = i < 16 ? 8 : lens[i % (sizeof(lens) / sizeof(*lens))];
+		steers_fill(want, len, 5, i);
+		if (i % 3) {
+			steers_wait(conn, &msg);
+			CHECK_EQ(msg.len, len);
+			CHECK_MEM(sluice_msg_data(&msg), want, len);
+			CHECK_OK(sluice_release(conn, &msg));
+			continue;
+		}
+		if (len) /* too little room: it stays where it is */
+			CHECK_EQ(sluice_recv_copy(conn, data, len - 1, &got,
+						  NULL),
+				 -EMSGSIZE);
+		CHECK_EQ(sluice_recv_copy(conn, data, sizeof(data), &got, NULL),
+			 1);
+		CHECK_EQ(got, len);
+		CHECK_MEM(data, want, len);
+	}
+	CHECK_EQ(steers_steered(conn), 16);
+	CHECK_EQ(steers_spilled(conn), count);
+	ends_expect_eof(conn);
+	sluice_conn_close(conn);
+	steers_stop(&d);
+}
+
+/*
  * A conn that nobody receives from does not stop the others on its ring; its
  * sender blocks in the end. What it was sent is all there afterwards.
  */
