@@ -6,7 +6,7 @@
  *	main.c      command line
  *	control.c   talks to sluiced
  *	pins.c      reads the pinned maps
- *	status.c, drain.c, unload.c, probe-print.c   the commands
+ *	status.c, top.c, doctor.c, drain.c, unload.c, probe-print.c   the commands
  *	probe*.c    what the kernel can do; bpf-insn.h
  */
 #ifndef CTL_CTL_H
@@ -22,6 +22,7 @@
 #define CTL_FAILED 1
 #define CTL_USAGE 2
 #define CTL_NO_SLUICED 3
+#define CTL_PROBLEMS 4 /* doctor found some */
 
 struct ctl_options {
 	bool json;
@@ -29,6 +30,8 @@ struct ctl_options {
 	bool off;
 	bool force;
 	double interval; /* seconds */
+	long rounds; /* 0: without end */
+	const char *sort;
 	double timeout; /* seconds, < 0: for ever */
 	const char *control;
 	const char *pins;
@@ -44,7 +47,8 @@ struct ctl_command {
 	int (*run)(const struct ctl_options *options); /* exit code */
 };
 
-extern const struct ctl_command ctl_probe, ctl_status, ctl_drain, ctl_unload;
+extern const struct ctl_command ctl_probe, ctl_status, ctl_doctor, ctl_top,
+	ctl_drain, ctl_unload;
 
 /* Complains and returns CTL_USAGE. */
 int ctl_usage(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -11,10 +11,7 @@
 #include <string.h>
 
 static const struct ctl_command *const commands[] = {
-	&ctl_probe,
-	&ctl_status,
-	&ctl_drain,
-	&ctl_unload,
+	&ctl_probe, &ctl_status, &ctl_top, &ctl_doctor, &ctl_drain, &ctl_unload,
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -26,6 +23,8 @@ static const struct option long_options[] = {
 	{ "off", no_argument, NULL, 'o' },
 	{ "timeout", required_argument, NULL, 't' },
 	{ "force", no_argument, NULL, 'f' },
+	{ "sort", required_argument, NULL, 'r' },
+	{ "rounds", required_argument, NULL, 'n' },
 	{ "control", required_argument, NULL, 's' },
 	{ "pins", required_argument, NULL, 'p' },
 	{ "help", no_argument, NULL, 'h' },
@@ -78,7 +77,8 @@ static int help(void)
 	for (i = 0; i < COMMANDS; i++)
 		printf("  %-8s %s\n", commands[i]->name, commands[i]->summary);
 	printf("\nsluicectl COMMAND --help says more. Exits with 0, 1 if it failed, 2 "
-	       "for a\nmistake on the command line, 3 if there is no sluiced.\n");
+	       "for a\nmistake on the command line, 3 if there is no sluiced, 4 if doctor found a "
+	       "problem.\n");
 	return 0;
 }
 
@@ -90,6 +90,16 @@ static int seconds_parse(const char *name, const char *text, double *seconds)
 	*seconds = strtod(text, &end);
 	if (end == text || *end || !(*seconds >= 0) || *seconds > 1e6)
 		return ctl_usage("bad %s \"%s\": want seconds", name, text);
+	return 0;
+}
+
+static int rounds_parse(const char *text, long *rounds)
+{
+	char *end;
+
+	*rounds = strtol(text, &end, 10);
+	if (end == text || *end || *rounds < 1 || *rounds > 1000000)
+		return ctl_usage("bad rounds \"%s\": want 1 to 1000000", text);
 	return 0;
 }
 
@@ -114,6 +124,11 @@ static int option_set(struct ctl_options *options, int option)
 	case 'p':
 		options->pins = optarg;
 		break;
+	case 'r':
+		options->sort = optarg;
+		break;
+	case 'n':
+		return rounds_parse(optarg, &options->rounds);
 	case 'i':
 		return seconds_parse("interval", optarg, &options->interval);
 	case 't':

@@ -18,8 +18,7 @@ static const char *word_text(int word)
 	return word < 0 ? "unknown" : words[word];
 }
 
-/* "18.3 MiB" */
-static const char *bytes_text(double bytes)
+const char *bytes_text(double bytes)
 {
 	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
 	static char texts[4][24];
@@ -156,7 +155,7 @@ static json_t *status_json(const struct ctl_options *options,
 
 /* Text -------------------------------------------------------------------- */
 
-static const char *user_text(__u32 uid)
+const char *user_text(__u32 uid)
 {
 	static char text[32];
 	const struct passwd *user = getpwuid(uid);
@@ -276,7 +275,7 @@ static void status_print(const struct ctl_options *options,
 		     counts_spilled, true);
 }
 
-static void sleep_for(double seconds)
+void status_sleep(double seconds)
 {
 	struct timespec left = {
 		.tv_sec = (time_t)seconds,
@@ -296,7 +295,7 @@ static int run(const struct ctl_options *options)
 		return -fd;
 	ret = snapshot_take(&before, fd, options);
 	if (!ret && options->interval > 0 && !before.pins_error) {
-		sleep_for(options->interval);
+		status_sleep(options->interval);
 		ret = snapshot_take(&after, fd, options);
 	} else if (!ret) {
 		after = before;

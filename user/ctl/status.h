@@ -54,6 +54,25 @@ void snapshot_free(struct snapshot *snapshot);
 void snapshot_sum(const struct snapshot *snapshot, __u64 endpoint,
 		  struct conn_sums *sums);
 
+/* Of all rings of an endpoint. */
+struct ring_sums {
+	__u32 published; /* slots; wraps, as the positions do */
+	__u64 unread; /* published and not taken */
+	__u32 held; /* landing slots that are not free */
+	__u32 asleep; /* rings whose receiver sleeps */
+};
+
+/* rings.c: 0 or -errno. A ring that is gone counts for nothing. */
+int rings_sum(const char *pins, const struct sluice_control_record *record,
+	      struct ring_sums *sums);
+
+/* status.c */
+void status_sleep(double seconds);
+/* "18.3 MiB"; good for the next three calls. */
+const char *bytes_text(double bytes);
+/* Name or number; good until the next call. */
+const char *user_text(__u32 uid);
+
 /* services.c */
 json_t *services_json(const struct snapshot *snapshot);
 void services_print(const struct snapshot *snapshot);
