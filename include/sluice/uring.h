@@ -200,6 +200,86 @@ struct sluice_uring_info {
 SLUICE_API void sluice_uring_info(const struct sluice_set *set,
 				  struct sluice_uring_info *info);
 
+/* Pools as registered buffers ---------------------------------------------- */
+
+/*
+ * The segments of a pool in a ring's table of registered buffers: what is read from
+ * a file or a socket lands in a loaned buffer, which is then sent; a page is pinned
+ * once and not for each request. Needs no set.
+ *
+ *	io_uring_register_buffers_sparse(&ring, 64);
+ *	sluice_uring_pool_new(&registered, sluice_conn_pool(conn), ring.ring_fd, 0, 64);
+ *	sluice_loan(conn, 1 << 20, &buf);
+ *	sluice_uring_read(registered, io_uring_get_sqe(&ring), file,
+ *			  &(struct sluice_part){ buf, 0, 1 << 20 }, offset);
+ *	... its CQE, then sluice_send_buf(conn, buf, cqe->res, 0, 0);
+ *
+ * Own segments only. A peer's, and the landing pool, are mapped read-only, and
+ * io_uring pins for writing: registering them fails with EFAULT. Ordinary requests
+ * may name them: WRITE to a file, SEND, and SEND_ZC of what a msg shows are fine,
+ * if the msg is held until the last CQE. READ and RECV into them fail with EFAULT.
+ *
+ * Pinned pages count towards RLIMIT_MEMLOCK of an unprivileged user. What is refused
+ * is used unregistered, which costs the pinning for each request.
+ */
+struct sluice_uring_pool;
+
+/*
+ * The table has slots already (io_uring_register_buffers_sparse()); the pool gets
+ * `count` of them from `first` on, one for each segment, and its segments go in as
+ * they come. -EINVAL: no slot, past the table; -ENXIO: no table; -EEXIST: a ring of
+ * another thread's (SINGLE_ISSUER). Free it before the ring is closed; a pool that
+ * goes before takes its segments out of the table.
+ */
+SLUICE_API int sluice_uring_pool_new(struct sluice_uring_pool **registered,
+				     struct sluice_pool *pool, int ring_fd,
+				     uint32_t first, uint32_t count);
+SLUICE_API void sluice_uring_pool_free(struct sluice_uring_pool *registered);
+
+/*
+ * Slot of the buffer's segment, which it registers if need be: for requests that
+ * are not below. -ENOSPC: no slot is free; -EINVAL: a buffer of another pool; or why
+ * it was refused: -ENOMEM.
+ */
+SLUICE_API int sluice_uring_buf_index(struct sluice_uring_pool *registered,
+				      const struct sluice_buf *buf);
+
+/*
+ * Each fills an SQE, whose user_data and flags (IOSQE_FIXED_FILE, links) you may
+ * then set: 1 if the buffer is registered, 0 if it is named by its address, -EINVAL
+ * if the part is not within a buffer of that pool that is in use. The buffer stays
+ * yours until the CQE; of SEND_ZC until the second one (IORING_CQE_F_NOTIF).
+ *
+ * offset: of the file, or UINT64_MAX for its position. SEND_ZC (6.0) is for TCP and
+ * UDP; of AF_UNIX it answers EOPNOTSUPP.
+ */
+SLUICE_API int sluice_uring_read(struct sluice_uring_pool *registered,
+				 struct io_uring_sqe *sqe, int fd,
+				 const struct sluice_part *part,
+				 uint64_t offset);
+SLUICE_API int sluice_uring_write(struct sluice_uring_pool *registered,
+				  struct io_uring_sqe *sqe, int fd,
+				  const struct sluice_part *part,
+				  uint64_t offset);
+SLUICE_API int sluice_uring_recv(struct sluice_uring_pool *registered,
+				 struct io_uring_sqe *sqe, int fd,
+				 const struct sluice_part *part,
+				 uint32_t msg_flags);
+SLUICE_API int sluice_uring_send_zc(struct sluice_uring_pool *registered,
+				    struct io_uring_sqe *sqe, int fd,
+				    const struct sluice_part *part,
+				    uint32_t msg_flags);
+
+struct sluice_uring_pool_info {
+	uint32_t segments; /* registered */
+	uint32_t refused; /* of the pool's others, tried in vain */
+	uint64_t bytes; /* registered */
+};
+
+SLUICE_API void
+sluice_uring_pool_info(const struct sluice_uring_pool *registered,
+		       struct sluice_uring_pool_info *info);
+
 /* For users of liburing ---------------------------------------------------- */
 
 #ifdef LIB_URING_H

@@ -101,6 +101,7 @@ struct pool {
 	struct list conns; /* conn_core.pool_link; not those closed */
 	struct list closing; /* likewise: closed, waiting for releases */
 	struct list waiters; /* conn_core.waiter_link: wait for a buffer */
+	struct list registrations; /* struct sluice_uring_pool.link */
 	uint32_t buffers; /* of all segments */
 	uint32_t fruitless; /* harvests, see pool_harvest() */
 	uint32_t live_conns; /* of these, not closed by their application */
@@ -621,5 +622,12 @@ bool uring_close_later(struct sluice_conn *conn);
 /* The conn is to be destroyed: its requests go on to name its fd. */
 void uring_keep_fd(struct conn_core *core);
 void uring_listener_close(struct sluice_listener *listener);
+
+/* uring-pool.c ------------------------------------------------------------ */
+
+/* The segment goes: rings that know it forget it. */
+void registrations_forget(struct pool *pool, uint32_t segment);
+/* The pool goes, after its segments. */
+void registrations_end(struct pool *pool);
 
 #endif
