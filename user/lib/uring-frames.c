@@ -20,7 +20,12 @@
 #define CONTROL_SIZE CMSG_SPACE(FRAME_FDS_MAX * sizeof(int))
 #define PAYLOAD_AT (sizeof(struct io_uring_recvmsg_out) + CONTROL_SIZE)
 /* What is longer than any frame can be is cut off, and MSG_TRUNC says so. */
-#define BUFFER_SIZE ((PAYLOAD_AT + SLUICE_FRAME_SIZE_MAX + 63) / 64 * 64)
+#define BUFFER_SIZE (PAYLOAD_AT + SLUICE_FRAME_SIZE_MAX)
+/* From one to the next: headers are aligned. */
+#define BUFFER_STRIDE ((BUFFER_SIZE + 63) / 64 * 64)
+_Static_assert(sizeof(((struct frame *)0)->body) ==
+		       SLUICE_FRAME_SIZE_MAX - sizeof(struct sluice_frame),
+	       "a frame takes what a buffer has");
 
 /* How long a closed conn's last frames may take. A guess, as in conn.c. */
 #define LINGER_NS 1000000000
@@ -36,7 +41,8 @@ static void buffer_give(struct uring *uring, uint16_t number)
 		&uring->ring->bufs[uring->tail & (uring->buffers - 1)];
 
 	/* Not `resv`, which in the first one is the tail. */
-	buf->addr = (uint64_t)(uintptr_t)(uring->memory + number * BUFFER_SIZE);
+	buf->addr =
+		(uint64_t)(uintptr_t)(uring->memory + number * BUFFER_STRIDE);
 	buf->len = BUFFER_SIZE;
 	buf->bid = number;
 	/* Pairs with the kernel's acquire load: the buffer before the tail. */
@@ -52,19 +58,19 @@ void frames_open(struct uring *uring, uint32_t buffers)
 	uint32_t i;
 
 	ring_size = (ring_size + CONN_PAGE - 1) / CONN_PAGE * CONN_PAGE;
-	map = mmap(NULL, ring_size + buffers * BUFFER_SIZE,
+	map = mmap(NULL, ring_size + buffers * BUFFER_STRIDE,
 		   PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (map == MAP_FAILED) {
 		uring->multishot_error = -errno;
 		return;
 	}
 	/* The kernel goes on to write to it: a child's copy would move it. */
-	madvise(map, ring_size + buffers * BUFFER_SIZE, MADV_DONTFORK);
+	madvise(map, ring_size + buffers * BUFFER_STRIDE, MADV_DONTFORK);
 	reg.ring_addr = (uint64_t)(uintptr_t)map;
 	uring->multishot_error = uring_register(
 		uring->ring_fd, IORING_REGISTER_PBUF_RING, &reg, 1);
 	if (uring->multishot_error) {
-		munmap(map, ring_size + buffers * BUFFER_SIZE);
+		munmap(map, ring_size + buffers * BUFFER_STRIDE);
 		return;
 	}
 	uring->ring = map;
@@ -82,7 +88,7 @@ void frames_close(struct uring *uring)
 	if (!uring->buffers || set_check(uring->set))
 		return;
 	uring_register(uring->ring_fd, IORING_UNREGISTER_PBUF_RING, &reg, 1);
-	munmap(uring->ring, uring->ring_size + uring->buffers * BUFFER_SIZE);
+	munmap(uring->ring, uring->ring_size + uring->buffers * BUFFER_STRIDE);
 }
 
 /* Receiving --------------------------------------------------------------- */
@@ -115,7 +121,7 @@ void frames_fill_recv(struct uring_entry *entry, struct io_uring_sqe *sqe)
 static bool unpack(const struct uring *uring, uint16_t number, uint32_t len,
 		   struct frame *frame, uint32_t *flags)
 {
-	uint8_t *data = uring->memory + number * BUFFER_SIZE;
+	uint8_t *data = uring->memory + number * BUFFER_STRIDE;
 	struct io_uring_recvmsg_out out;
 	struct msghdr msg = { 0 };
 
@@ -126,6 +132,8 @@ static bool unpack(const struct uring *uring, uint16_t number, uint32_t len,
 	msg.msg_control = data + sizeof(out);
 	msg.msg_controllen = out.controllen;
 	frame->fd_count = fds_take(&msg, frame->fds, FRAME_FDS_MAX);
+	if (out.flags & MSG_CTRUNC && frame->fd_count == FRAME_FDS_MAX)
+		frame->fd_count++; /* as frame_recv() would say */
 	*flags = out.flags;
 	len -= PAYLOAD_AT;
 	frame->body_len = len; /* with the header, for now */
@@ -151,8 +159,7 @@ static void take(struct sluice_conn *conn, struct frame *frame, uint32_t flags)
 	if (!frame->body_len && !frame->fd_count && socket_hung_up(core->fd))
 		return;
 	core->frames_received++;
-	if (frame->body_len < sizeof(frame->header) ||
-	    flags & (MSG_TRUNC | MSG_CTRUNC)) {
+	if (frame->body_len < sizeof(frame->header) || flags & MSG_TRUNC) {
 		conn_fail(conn, -EPROTO, "frame has a wrong length");
 		return;
 	}

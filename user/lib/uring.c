@@ -299,6 +299,9 @@ int sluice_uring_digest(struct sluice_set *set, const struct io_uring_cqe *cqe)
 	if (what & OP_CANCEL) {
 		entry->cancelling &= (uint8_t)~OP_BIT(op);
 		uring->info.in_flight--;
+		/* Not to be found while the kernel moves it: again. */
+		if (cqe->res == -ENOENT)
+			entry_end(entry, OP_BIT(op));
 	} else {
 		if (!(cqe->flags & IORING_CQE_F_MORE)) {
 			entry->flying &= (uint8_t)~OP_BIT(op);
