@@ -223,10 +223,11 @@ $(call say,LINK,$@)
 $(Q)$(LINK) -o $@ $(filter %.o,$^) $(LIB) -Wl,--as-needed $(LIBS)
 endef
 
-$(TOOLS): LIBS = -ljansson -lm
+$(O)/bin/sluice-bench: LIBS = -ljansson -luring -lm
 $(O)/bin/sluice-bench: $(call obj,$(BENCH_SRC)) $(LIB) $(O)/sources | $(O)/bin
 	$(LINK_PROGRAM)
 
+$(O)/bin/sluicecat: LIBS = -ljansson -luring
 $(O)/bin/sluicecat: $(call obj,$(CAT_SRC)) $(LIB) $(O)/sources | $(O)/bin
 	$(LINK_PROGRAM)
 

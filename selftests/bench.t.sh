@@ -288,9 +288,9 @@ lists()
 {
 	sluice-bench --list >"$tmp/out"
 	test "$(cut -d' ' -f1 "$tmp/out" | xargs)" = \
-		"raw memcpy seqpacket stream pipe queued direct steered-plain steered steered-single epoll epoll-burst relay switch sockmap"
+		"raw memcpy seqpacket stream pipe queued direct steered-plain steered steered-single epoll epoll-burst relay switch sockmap file-read file-sendfile file-splice file-pool file-ring"
 	# one line with words for each
-	test "$(grep -cE '^[a-z-]+ +[^ ]+ [^ ]+' "$tmp/out")" = 15
+	test "$(grep -cE '^[a-z-]+ +[^ ]+ [^ ]+' "$tmp/out")" = 20
 }
 
 helps()
