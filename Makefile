@@ -241,6 +241,7 @@ $(DAEMON): $(call obj,$(DAEMON_SRC)) $(O)/sources | $(O)/bin
 	$(Q)$(LINK) -o $@ $(filter %.o,$^) -Wl,--as-needed -lbpf -luring -linih -lcap-ng \
 		-lsystemd
 
+$(EXAMPLES): LIBS = -luring
 $(EXAMPLES): $(O)/examples/%: $(O)/obj/user/examples/%.o $(LIB) | $(O)/examples
 	$(LINK_PROGRAM)
 

@@ -100,15 +100,38 @@ static int pool_run(struct bench_side *side)
 			     file_send_all(side, pool_send);
 }
 
+static int ring_new(void)
+{
+	int ret = io_uring_queue_init(DEPTH, &ring, 0);
+
+	if (ret)
+		return ret;
+	ret = io_uring_register_buffers_sparse(&ring, TABLE);
+	if (ret)
+		io_uring_queue_exit(&ring);
+	return ret;
+}
+
+static int ring_prepare(const struct bench_case *c,
+			struct bench_channel *channel, char reason[BENCH_TEXT])
+{
+	int ret = ring_new();
+
+	if (ret) {
+		snprintf(reason, BENCH_TEXT, "io_uring: %s", strerror(-ret));
+		return BENCH_UNSUPPORTED;
+	}
+	io_uring_queue_exit(&ring);
+	return pool_prepare(c, channel, reason);
+}
+
 static int ring_open(struct bench_side *side)
 {
 	int ret = pool_open(side);
 
 	if (ret || side->index)
 		return ret;
-	ret = io_uring_queue_init(DEPTH, &ring, 0);
-	if (!ret)
-		ret = io_uring_register_buffers_sparse(&ring, TABLE);
+	ret = ring_new();
 	if (!ret)
 		ret = sluice_uring_pool_new(&registered, sluice_conn_pool(conn),
 					    ring.ring_fd, 0, TABLE);
@@ -229,7 +252,7 @@ const struct bench_system bench_file_ring = {
 	.what = "the same, read by io_uring into registered buffers",
 	.frames = true,
 	.patterns = BENCH_HAS(PATTERN_FILE),
-	.prepare = pool_prepare,
+	.prepare = ring_prepare,
 	.open = ring_open,
 	.run = ring_run,
 	.close = ring_close,
