@@ -223,10 +223,11 @@ $(call say,LINK,$@)
 $(Q)$(LINK) -o $@ $(filter %.o,$^) $(LIB) -Wl,--as-needed $(LIBS)
 endef
 
-$(TOOLS): LIBS = -ljansson -lm
+$(O)/bin/sluice-bench: LIBS = -ljansson -luring -lm
 $(O)/bin/sluice-bench: $(call obj,$(BENCH_SRC)) $(LIB) $(O)/sources | $(O)/bin
 	$(LINK_PROGRAM)
 
+$(O)/bin/sluicecat: LIBS = -ljansson -luring
 $(O)/bin/sluicecat: $(call obj,$(CAT_SRC)) $(LIB) $(O)/sources | $(O)/bin
 	$(LINK_PROGRAM)
 
@@ -240,6 +241,7 @@ $(DAEMON): $(call obj,$(DAEMON_SRC)) $(O)/sources | $(O)/bin
 	$(Q)$(LINK) -o $@ $(filter %.o,$^) -Wl,--as-needed -lbpf -luring -linih -lcap-ng \
 		-lsystemd
 
+$(EXAMPLES): LIBS = -luring
 $(EXAMPLES): $(O)/examples/%: $(O)/obj/user/examples/%.o $(LIB) | $(O)/examples
 	$(LINK_PROGRAM)
 

@@ -112,6 +112,33 @@ measures_fanin()
 	grep -q '16 messages at once' "$tmp/out"
 }
 
+# A file in pieces, by every system that has that; how often it calls says how.
+measures_file()
+{
+	bench --systems file-read,file-sendfile,file-splice,file-pool,file-ring \
+		--patterns file --modes spin,block --touch all --sizes 4K,1M \
+		--json "$tmp/json" >"$tmp/out"
+	python3 - "$tmp/json" <<-'END'
+		import json, os, sys
+
+		rows = json.load(open(sys.argv[1]))["rows"]
+		assert len(rows) == 5 * 2 * 2, len(rows)
+		for row in rows:
+		    if row["msgs_per_s"] is None and row["system"] == "file-ring":
+		        continue # no io_uring
+		    assert row["pattern"] == "file" and row["msgs_per_s"] > 0, row
+		    for side in "tx", "rx":
+		        assert row[side + "_cpu_ns_per_msg"] > 0, row
+		    if os.geteuid() or row["calls_per_msg"] is None or row["size"] != 4096:
+		        continue
+		    calls = row["tx_calls_per_msg"]
+		    want = {"file-read": 2, "file-sendfile": 1, "file-splice": 2,
+		            "file-pool": 1, "file-ring": 0.2}[row["system"]]
+		    assert calls > 0.9 * want, row
+	END
+	grep -q 'pieces of one in the page cache' "$tmp/out"
+}
+
 # With sluiced: messages are steered, in every pattern and mode.
 measures_steered()
 {
@@ -288,9 +315,9 @@ lists()
 {
 	sluice-bench --list >"$tmp/out"
 	test "$(cut -d' ' -f1 "$tmp/out" | xargs)" = \
-		"raw memcpy seqpacket stream pipe queued direct steered-plain steered steered-single epoll epoll-burst relay switch sockmap"
+		"raw memcpy seqpacket stream pipe queued direct steered-plain steered steered-single epoll epoll-burst relay switch sockmap file-read file-sendfile file-splice file-pool file-ring"
 	# one line with words for each
-	test "$(grep -cE '^[a-z-]+ +[^ ]+ [^ ]+' "$tmp/out")" = 15
+	test "$(grep -cE '^[a-z-]+ +[^ ]+ [^ ]+' "$tmp/out")" = 20
 }
 
 helps()
@@ -376,6 +403,7 @@ tap_case 'every system, pattern and mode; first line touched' \
 tap_case 'the same, every byte touched' measures_all all 102400
 tap_case 'the direct lane sends no frames' direct_sends_no_frames
 tap_case 'fan-in' measures_fanin
+tap_case 'file' measures_file
 tap_case 'steered' measures_steered
 tap_case 'with a process between the two' measures_the_middle
 tap_case 'steered, but there is no sluiced' steered_without_sluiced

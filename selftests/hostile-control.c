@@ -3,6 +3,7 @@
  * Breaches in RELEASE, SEGMENT_DEL, SWITCH and BYE, field by field, and in what
  * is legal when: PROTOCOL.md sections 4, 6, 7 and 10.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "hostile.h"
@@ -168,6 +169,8 @@ TAP_TEST(id_used_before_its_release_was_sent)
 	struct world world;
 	int i, r;
 
+	if (getenv("SLUICE_RING"))
+		tap_skip("a ring takes the RELEASE");
 	start(&world, &options, 0);
 	do {
 		r = sluice_send(world.conn, "x", 1, 0, 0);
@@ -305,7 +308,7 @@ static void check_deleted(struct world *world, uint32_t number)
 	struct raw_message m;
 	struct sluice_msg msg;
 
-	CHECK_EQ(sluice_recv(world->conn, &msg), -EAGAIN);
+	CHECK_EQ(world_recv(world, &msg, 0), -EAGAIN);
 	raw_await(&world->raw, &m, SLUICE_FRAME_SEGMENT_DEL);
 	CHECK_EQ(m.frame.flags, SLUICE_FRAME_F_ACK);
 	CHECK_EQ(m.frame.value, number);

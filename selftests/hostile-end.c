@@ -47,7 +47,7 @@ static void check_end(struct world *world, uint64_t count, int end)
 		CHECK_EQ(msg.tag, i);
 		CHECK_EQ(msg.len, 4);
 	}
-	CHECK_EQ(sluice_recv_wait(world->conn, &msg, WAIT_NS), end);
+	CHECK_EQ(world_recv(world, &msg, WAIT_NS), end);
 	CHECK_EQ(sluice_recv(world->conn, &msg), end);
 }
 
@@ -165,7 +165,7 @@ TAP_TEST(bye_promises_too_much)
 	if (r != -EPROTO)
 		CHECK_EQ(r, -EAGAIN);
 	raw_close(&world.raw);
-	r = sluice_recv_wait(world.conn, &msg, WAIT_NS);
+	r = world_recv(&world, &msg, WAIT_NS);
 	if (r != -EPROTO)
 		CHECK_EQ(r, -ECONNRESET);
 	world_close(&world);
@@ -227,7 +227,7 @@ TAP_EACH(after_bye, row, afters)
 			  row->fine ? 0 : world.raw.tx_position, NULL, 0);
 	raw_send(world.raw.sock, &m);
 	do {
-		r = sluice_recv_wait(world.conn, &msg, WAIT_NS);
+		r = world_recv(&world, &msg, WAIT_NS);
 	} while (r == 1 && msg.tag == 1);
 	if (r != -EPROTO)
 		CHECK_EQ(r, 0);

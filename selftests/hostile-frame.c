@@ -212,8 +212,7 @@ TAP_TEST(data_up_to_a_bad_slot)
 	slots[1].conn = 1;
 	raw_data(&m, slots + 1, 2);
 	raw_send(world.raw.sock, &m);
-	CHECK_EQ(sluice_recv_wait(world.conn, &msg, 5000000000 * tap_slow),
-		 -EPROTO);
+	CHECK_EQ(world_recv(&world, &msg, 5000000000 * tap_slow), -EPROTO);
 	world_judge(&world, false);
 }
 

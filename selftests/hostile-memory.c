@@ -330,7 +330,7 @@ static void delete_segment(struct world *world, uint32_t number)
 
 	raw_frame(&m, SLUICE_FRAME_SEGMENT_DEL, 0, number, NULL, 0);
 	raw_send(world->raw.sock, &m);
-	CHECK_EQ(sluice_recv(world->conn, &msg), -EAGAIN);
+	CHECK_EQ(world_recv(world, &msg, 0), -EAGAIN);
 	raw_await(&world->raw, &m, SLUICE_FRAME_SEGMENT_DEL);
 	CHECK_EQ(m.frame.flags, SLUICE_FRAME_F_ACK);
 	CHECK_EQ(m.frame.value, number);
@@ -388,7 +388,7 @@ TAP_TEST(map_limit_of_process)
 	add_bytes(&world, 0, 1 << 20);
 	world_fine(&world);
 	add_bytes(&world, 1, 16 << 20);
-	CHECK_EQ(sluice_recv(world.conn, &msg), -ENOMEM);
+	CHECK_EQ(world_recv(&world, &msg, 5000000000ll * tap_slow), -ENOMEM);
 	sluice_conn_info(world.conn, &info);
 	CHECK_EQ(info.error, -ENOMEM);
 	CHECK(info.error_text[0]);

@@ -244,7 +244,7 @@ TAP_EACH(parts_direct, row, parts)
 		first = 64;
 	put(&world, slots, first);
 	for (i = first; i <= row->count && r == 1; i++) {
-		r = sluice_recv(world.conn, &msg);
+		r = world_recv(&world, &msg, 5000000000ll * tap_slow);
 		put(&world, &slots[i], 1);
 	}
 	for (i = 0; row->fine && i <= row->count; i++) {
@@ -316,7 +316,7 @@ TAP_TEST(half_a_message)
 	put(&world, &slot, 1);
 	raw_close(&world.raw);
 	do {
-		r = sluice_recv_wait(world.conn, &msg, 5000000000ll * tap_slow);
+		r = world_recv(&world, &msg, 5000000000ll * tap_slow);
 	} while (r == 1);
 	if (r != -ECONNRESET)
 		CHECK_EQ(r, -EPROTO);

@@ -65,6 +65,11 @@ void world_direct(struct world *world);
 #define WORLD_SEGMENT 65536
 void world_segment(struct world *world, uint32_t number);
 
+/*
+ * sluice_recv_wait() on conn, sluice_recv() if timeout_ns is 0. With SLUICE_RING in the environment conn is in a set
+ * on a ring instead, and received from through it.
+ */
+int world_recv(struct world *world, struct sluice_msg *msg, int64_t timeout_ns);
 /* conn takes one message, which must be there within 5 s. */
 void world_take(struct world *world, struct sluice_msg *msg);
 

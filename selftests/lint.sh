@@ -99,10 +99,10 @@ check_includes()
 	includes include "$libc|sluice/(uapi|sluice|endpoint|hot)\.h"
 	includes bpf "$libc|bpf/[a-z_]+\.h|sluice/uapi\.h|vmlinux\.h"
 	includes vmlinux "linux/types\.h"
-	includes user/lib "$libc|sluice/(uapi|sluice|endpoint|hot)\.h"
+	includes user/lib "$libc|sluice/(uapi|sluice|endpoint|hot|uring)\.h"
 	includes user/daemon "$libc|bpf/[a-z_]+\.h|(connect|conns|guard|sockets|sockmap|steer)\.skel\.h|(connect|guard|sockmap|steer)\.h|liburing\.h|sluice/uapi\.h|ini\.h|cap-ng\.h|systemd/sd-daemon\.h"
 	for tree in bench examples; do
-		includes user/$tree "$libc|$tools|sluice/(uapi|sluice)\.h"
+		includes user/$tree "$libc|$tools|sluice/(uapi|sluice|uring)\.h"
 	done
 	# Reads the maps of the programs.
 	includes user/ctl "$libc|$tools|sluice/(uapi|sluice)\.h|steer\.h"
@@ -126,11 +126,11 @@ check_licences()
 	)
 }
 
-# The same set of names four times: declared in sluice.h, with default
+# The same set of names four times: declared in the headers, with default
 # visibility in the objects, in the symbol map, exported by the shared library.
 check_symbols()
 {
-	local dir declared=sluice/sluice.h
+	local dir declared=sluice/uring.h
 
 	dir=$(mktemp -d) || exit 2
 	# shellcheck disable=SC2064 # the directory of now

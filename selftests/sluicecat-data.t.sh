@@ -52,6 +52,52 @@ sparse_file()
 	good in
 }
 
+# reads FILE NAME: a number of its summary
+reads()
+{
+	sed -n "s/^ *\"$2\": \([0-9]*\).*/\1/p" "$1"
+}
+
+# A ring can be forbidden: then by read().
+by_ring()
+{
+	local fixed
+
+	head -c 9000001 /dev/urandom >in
+	transfer in -b 1M --json tx.json
+	good in
+	if test "$(reads tx.json ring_reads)" = 0; then
+		tap_skip "no io_uring here"
+	fi
+	test "$(reads tx.json ring_reads)" -ge 9
+	fixed=$(reads tx.json fixed_reads)
+	test "$fixed" -le "$(reads tx.json ring_reads)"
+	test "$(id -u)" != 0 || test "$fixed" -gt 0
+	transfer in --no-ring --json tx.json
+	good in
+	is reads "$(reads tx.json ring_reads)" 0
+	is reads "$(reads tx.json fixed_reads)" 0
+}
+
+# It begins where the file stands and leaves it at its end.
+position()
+{
+	seq 300000 >all
+	tail -c +2001 all >in
+	"$cat" -l "$at" >out 2>rx.err &
+	pid=$!
+	{
+		dd bs=1000 count=2 of=head status=none
+		"$cat" -w 10 -b 4K "$at" 2>tx.err
+		tx=$?
+		cat - >rest
+	} <all
+	finish "$pid"
+	rx=$?
+	good in
+	is rest "$(wc -c <rest)" 0
+}
+
 small_buffers()
 {
 	head -c 3000001 /dev/urandom >in
@@ -266,6 +312,8 @@ t sizes "sizes around the limits"
 t big_file "64 MiB, direct lane on both sides, checksum equal"
 t sparse_file "sparse file"
 t small_buffers "more messages than there are buffers"
+t by_ring "a file is read by io_uring, into registered buffers, or by read()"
+t position "from where the file stands"
 t pipe_input "input from a pipe, short reads"
 t pipe_output "output to a pipe"
 t abstract_name "abstract name"

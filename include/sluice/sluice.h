@@ -522,6 +522,7 @@ struct sluice_event {
 	struct sluice_conn *conn;
 	void *data; /* as given to add */
 	uint32_t ready; /* SLUICE_RECV | SLUICE_SEND */
+	int error; /* 0; of sluice/uring.h: -errno, and there is no conn */
 };
 
 /*

@@ -9,7 +9,8 @@
  *	fanin.h     the same for many senders and one receiver
  *	calls.c     counts system calls
  *	sluiced.c   the daemon that steered systems need
- *	raw.c, memcpy.c, fd.c, lanes.c, steered.c, epoll.c, middle.c   the systems
+ *	raw.c, memcpy.c, fd.c, lanes.c, steered.c, epoll.c, middle.c, file.c,
+ *	file-pool.c   the systems
  *
  * A *case* is what one row of the result says: system, pattern, mode, size,
  * touch, senders. A *repetition* runs one case once, in two new processes: side 0 asks or
@@ -60,6 +61,7 @@ enum bench_pattern {
 	PATTERN_PINGPONG,
 	PATTERN_STREAM,
 	PATTERN_FANIN,
+	PATTERN_FILE,
 	PATTERNS
 };
 /* Of a system; pingpong and stream, if it does not say. */
@@ -227,6 +229,10 @@ struct bench_sample {
 /* A pair of sockets that take a message of the size. */
 int seqpacket_prepare(const struct bench_case *c, struct bench_channel *channel,
 		      char reason[BENCH_TEXT]);
+
+/* A pair of stream sockets with room for some messages. */
+int stream_prepare(const struct bench_case *c, struct bench_channel *channel,
+		   char reason[BENCH_TEXT]);
 
 /* fd.c: for systems whose sides have an fd each, of a stream. */
 int fd_open(struct bench_side *side);

@@ -73,9 +73,8 @@ int seqpacket_prepare(const struct bench_case *c, struct bench_channel *channel,
 	return ret;
 }
 
-static int stream_prepare(const struct bench_case *c,
-			  struct bench_channel *channel,
-			  char reason[BENCH_TEXT])
+int stream_prepare(const struct bench_case *c, struct bench_channel *channel,
+		   char reason[BENCH_TEXT])
 {
 	return sockets_prepare(c, SOCK_STREAM, channel, reason);
 }

@@ -89,7 +89,7 @@ static inline int lanes_open(struct bench_side *side, uint32_t lane)
 		options.flags |= SLUICE_F_NO_DIRECT;
 	if (lane == SLUICE_LANE_STEERED)
 		options.flags |= SLUICE_F_STEER;
-	ret = sluice_conn_from_fd(&conn, side->channel->in[side->index],
+	ret = sluice_conn_from_fd(&conn, side->channel->out[side->index],
 				  &options);
 	if (ret)
 		return lanes_failed(side, "sluice_conn_from_fd", ret);

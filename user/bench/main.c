@@ -9,22 +9,27 @@
 extern const struct bench_system bench_raw, bench_memcpy, bench_seqpacket,
 	bench_stream, bench_pipe, bench_queued, bench_direct, bench_epoll,
 	bench_epoll_burst, bench_steered_plain, bench_steered,
-	bench_steered_single, bench_relay, bench_switch, bench_sockmap;
+	bench_steered_single, bench_relay, bench_switch, bench_sockmap,
+	bench_file_read, bench_file_sendfile, bench_file_splice,
+	bench_file_pool, bench_file_ring;
 
 const struct bench_system *const bench_systems[] = {
-	&bench_raw,	  &bench_memcpy,
-	&bench_seqpacket, &bench_stream,
-	&bench_pipe,	  &bench_queued,
-	&bench_direct,	  &bench_steered_plain,
-	&bench_steered,	  &bench_steered_single,
-	&bench_epoll,	  &bench_epoll_burst,
-	&bench_relay,	  &bench_switch,
-	&bench_sockmap,
+	&bench_raw,	      &bench_memcpy,
+	&bench_seqpacket,     &bench_stream,
+	&bench_pipe,	      &bench_queued,
+	&bench_direct,	      &bench_steered_plain,
+	&bench_steered,	      &bench_steered_single,
+	&bench_epoll,	      &bench_epoll_burst,
+	&bench_relay,	      &bench_switch,
+	&bench_sockmap,	      &bench_file_read,
+	&bench_file_sendfile, &bench_file_splice,
+	&bench_file_pool,     &bench_file_ring,
 };
 const unsigned int bench_system_count =
 	sizeof(bench_systems) / sizeof(bench_systems[0]);
 
-const char *const bench_patterns[PATTERNS] = { "pingpong", "stream", "fanin" };
+const char *const bench_patterns[PATTERNS] = { "pingpong", "stream", "fanin",
+					       "file" };
 const char *const bench_modes[MODES] = { "spin", "block" };
 const char *const bench_touches[TOUCHES] = { "first", "all" };
 

@@ -25,7 +25,8 @@ static const char help[] =
 	"  --sizes 32,4K,...   message sizes, 32 to 16M (32,64,4K,64K,1M)\n"
 	"  --patterns p,...    pingpong: half round trips; stream: one way, as\n"
 	"                      fast as the receiver takes them; fanin: the same\n"
-	"                      over many connections (pingpong,stream)\n"
+	"                      over many connections; file: a stream of pieces of\n"
+	"                      a file in the page cache (pingpong,stream)\n"
 	"  --senders 1,8,...   connections of a fan-in, 1 to 4096 (1,8,64,512)\n"
 	"  --burst N           messages that each of them sends at once, 1 to 64;\n"
 	"                      plain senders by sendmmsg (1)\n"
@@ -144,8 +145,9 @@ static int parse_name(const char *what, const char *const names[],
 		if (!strcmp(names[i], word))
 			return (int)i;
 	}
-	usage("no %s \"%s\": want %s, %s%s%s", what, word, names[0], names[1],
-	      count > 2 ? ", " : "", count > 2 ? names[2] : "");
+	usage("no %s \"%s\": want %s, %s%s%s%s%s", what, word, names[0],
+	      names[1], count > 2 ? ", " : "", count > 2 ? names[2] : "",
+	      count > 3 ? ", " : "", count > 3 ? names[3] : "");
 	return -1;
 }
 
@@ -320,7 +322,7 @@ static int defaults(struct bench_options *o)
 		return BENCH_USAGE;
 	if (o->plot && !o->patterns[PATTERN_PINGPONG] &&
 	    !o->patterns[PATTERN_STREAM])
-		return usage("--plot does not draw a fan-in");
+		return usage("--plot does not draw a fan-in, or a file");
 	return rows_check(o, all);
 }
 

@@ -103,7 +103,7 @@ static bool any_line(const struct bench_report *report,
 	unsigned int system;
 	int mode;
 
-	for (mode = 0; pattern != PATTERN_FANIN && mode < MODES; mode++) {
+	for (mode = 0; pattern <= PATTERN_STREAM && mode < MODES; mode++) {
 		for (system = 0; system < report->options->system_count;
 		     system++) {
 			if (line(report, system, pattern, mode, NULL))

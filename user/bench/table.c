@@ -48,6 +48,7 @@ static void heading(const struct bench_case *c, FILE *out)
 		"Ping-pong (half round trips)",
 		"Stream (one way)",
 		"Fan-in (one way, the senders on one CPU)",
+		"File (pieces of one in the page cache, one way)",
 	};
 
 	fprintf(out, "\n%s, both sides %s, %s touched\n", titles[c->pattern],

@@ -165,13 +165,13 @@ static int send_buffer(struct cat *cat, struct sluice_buf *buf, uint32_t len)
 	return r;
 }
 
-static int loan(struct cat *cat, struct sluice_buf **buf)
+int cat_loan(struct cat *cat, struct sluice_buf **buf, bool wait)
 {
 	int r;
 
 	do {
 		r = sluice_loan(cat->conn, cat->buffer_size, buf);
-		if (r != -EAGAIN)
+		if (r != -EAGAIN || !wait)
 			return r;
 		r = wait_room(cat);
 	} while (!r);
@@ -208,17 +208,38 @@ static int finish_sending(struct cat *cat)
 	return !aware && r == 0 ? CAT_OK : explain(cat, r);
 }
 
-int cat_send(struct cat *cat)
+static int cannot_read(struct cat *cat, int error)
 {
-	int in = *cat->operands ? tar_start_create(cat) : STDIN_FILENO;
+	return complain(cat, "cannot read the input: %s", strerror(error));
+}
+
+/* CAT_OK: all of it was sent. */
+static int send_by_ring(struct cat *cat, struct reader *reader)
+{
+	struct sluice_buf *buf;
+	uint32_t len;
+	int r;
+
+	while ((r = reader_next(reader, &buf, &len)) == 1) {
+		r = send_buffer(cat, buf, len);
+		if (r)
+			return cut_off(cat, r);
+		progress(cat);
+	}
+	if (r)
+		return cut_off(cat, r);
+	r = reader_error(reader);
+	return r ? cannot_read(cat, -r) : CAT_OK;
+}
+
+static int send_by_read(struct cat *cat, int in)
+{
 	struct sluice_buf *buf;
 	ssize_t n;
 	int r;
 
-	if (in < 0)
-		return CAT_FAILED;
 	for (;;) {
-		r = loan(cat, &buf);
+		r = cat_loan(cat, &buf, true);
 		if (r)
 			return cut_off(cat, r);
 		r = wait_input(cat, in);
@@ -238,9 +259,23 @@ int cat_send(struct cat *cat)
 		if (n == 0)
 			break;
 		if (errno != EINTR && errno != EAGAIN)
-			return complain(cat, "cannot read the input: %s",
-					strerror(errno));
+			return cannot_read(cat, errno);
 	}
+	return CAT_OK;
+}
+
+int cat_send(struct cat *cat)
+{
+	int in = *cat->operands ? tar_start_create(cat) : STDIN_FILENO, r;
+	struct reader *reader;
+
+	if (in < 0)
+		return CAT_FAILED;
+	reader = reader_new(cat, in);
+	r = reader ? send_by_ring(cat, reader) : send_by_read(cat, in);
+	reader_free(reader);
+	if (r)
+		return r;
 	if (cat->tar && tar_finish(cat))
 		return CAT_FAILED;
 	return finish_sending(cat);

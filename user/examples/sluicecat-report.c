@@ -70,13 +70,14 @@ void progress(struct cat *cat)
 static int write_json(struct cat *cat, int64_t ns, const char *lane,
 		      const char *reason, pid_t peer)
 {
-	json_t *object = json_pack("{s:s, s:I, s:I, s:f, s:f, s:s, s:s, s:i}",
-				   "role", cat->sends ? "sender" : "receiver",
-				   "bytes", (json_int_t)cat->bytes, "messages",
-				   (json_int_t)cat->messages, "seconds",
-				   ns / 1e9, "bytes_per_s",
-				   per_second(cat->bytes, ns), "lane", lane,
-				   "reason", reason, "peer_pid", (int)peer);
+	json_t *object = json_pack(
+		"{s:s, s:I, s:I, s:f, s:f, s:s, s:s, s:i, s:I, s:I}", "role",
+		cat->sends ? "sender" : "receiver", "bytes",
+		(json_int_t)cat->bytes, "messages", (json_int_t)cat->messages,
+		"seconds", ns / 1e9, "bytes_per_s", per_second(cat->bytes, ns),
+		"lane", lane, "reason", reason, "peer_pid", (int)peer,
+		"ring_reads", (json_int_t)cat->ring_reads, "fixed_reads",
+		(json_int_t)cat->fixed_reads);
 	int r = object ? json_dump_file(object, cat->json,
 					JSON_INDENT(2) |
 						JSON_REAL_PRECISION(9)) :

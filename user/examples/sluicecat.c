@@ -70,6 +70,7 @@ static const char usage_text[] =
 	"  -b, --buffer SIZE  bytes to read and send at once, such as 64K or 4M\n"
 	"                     (default 1M; to a plain peer 8K)\n"
 	"      --plain        be a plain peer: nothing but the socket\n"
+	"      --no-ring      read files with read(), not by io_uring\n"
 	"  -q, --quiet        errors only\n"
 	"      --json FILE    write the summary to FILE\n"
 	"      --help, --version\n";
@@ -116,7 +117,7 @@ static double parse_seconds(const char *text)
 /* 0: go on, else exit with *code. */
 static int parse(struct cat *cat, int argc, char **argv, int *code)
 {
-	enum { OPT_PLAIN = 256, OPT_JSON, OPT_HELP, OPT_VERSION };
+	enum { OPT_PLAIN = 256, OPT_NO_RING, OPT_JSON, OPT_HELP, OPT_VERSION };
 	static const struct option options[] = {
 		{ "listen", no_argument, NULL, 'l' },
 		{ "reverse", no_argument, NULL, 'r' },
@@ -124,6 +125,7 @@ static int parse(struct cat *cat, int argc, char **argv, int *code)
 		{ "wait", required_argument, NULL, 'w' },
 		{ "buffer", required_argument, NULL, 'b' },
 		{ "plain", no_argument, NULL, OPT_PLAIN },
+		{ "no-ring", no_argument, NULL, OPT_NO_RING },
 		{ "quiet", no_argument, NULL, 'q' },
 		{ "json", required_argument, NULL, OPT_JSON },
 		{ "help", no_argument, NULL, OPT_HELP },
@@ -163,6 +165,9 @@ static int parse(struct cat *cat, int argc, char **argv, int *code)
 			break;
 		case OPT_PLAIN:
 			cat->plain = true;
+			break;
+		case OPT_NO_RING:
+			cat->no_ring = true;
 			break;
 		case OPT_JSON:
 			cat->json = optarg;

@@ -30,6 +30,7 @@ struct cat {
 	bool reverse;
 	bool plain;
 	bool quiet;
+	bool no_ring;
 
 	/* the transfer */
 	struct sluice_conn *conn;
@@ -40,6 +41,8 @@ struct cat {
 	int64_t start_ns;
 	bool confirmed; /* sender: the receiver said that it wrote it all... */
 	uint64_t confirmed_bytes; /* ...and how much */
+	uint64_t ring_reads; /* sender: of the input, by io_uring... */
+	uint64_t fixed_reads; /* ...and of these, into registered buffers */
 	char peer_text[160]; /* sender: why the receiver failed, in its words */
 	char failure[160]; /* receiver: the same, for the sender */
 
@@ -53,6 +56,20 @@ struct cat {
 /* sluicecat-move.c: returns CAT_OK or CAT_FAILED, having complained. */
 int cat_send(struct cat *cat);
 int cat_receive(struct cat *cat);
+/* A buffer of the pool: 0, -EAGAIN (wait: only if there cannot be one), -errno. */
+int cat_loan(struct cat *cat, struct sluice_buf **buf, bool wait);
+
+/*
+ * sluicecat-ring.c: reads a regular file. NULL: it is none, or there is no io_uring.
+ * Next: 1, and the caller has *buf with *len bytes; 0: the end, or an error of a read,
+ * which reader_error() says; -errno: of the connection or the ring. Free before the
+ * connection is closed.
+ */
+struct reader;
+struct reader *reader_new(struct cat *cat, int fd);
+int reader_next(struct reader *reader, struct sluice_buf **buf, uint32_t *len);
+int reader_error(const struct reader *reader);
+void reader_free(struct reader *reader);
 
 /*
  * sluicecat-tar.c. Start returns the pipe to read from or to write to, or -1,

@@ -187,6 +187,7 @@ static void free_memory(struct sluice_conn *conn)
 	free(core->plain_held);
 	for (i = 0; i < core->plain_count; i++)
 		free(core->plain[core->plain_first + i].data);
+	free(core->flight);
 	free(core->plain_spare);
 	free(core->rx_segments);
 	free(core->inbox);
@@ -219,6 +220,7 @@ void conn_destroy(struct sluice_conn *conn)
 	struct pool *pool = core->pool;
 
 	if (!conn_check(core)) {
+		uring_keep_fd(core);
 		set_forget(conn);
 		/* A child of fork() may hold the fd: closing would not do. */
 		if (core->fd >= 0)
@@ -227,7 +229,7 @@ void conn_destroy(struct sluice_conn *conn)
 		unmap_all(conn);
 	}
 	steer_close(conn);
-	if (core->fd >= 0)
+	if (core->fd >= 0 && !core->fd_kept)
 		close(core->fd);
 	if (core->link_fd >= 0)
 		close(core->link_fd);
@@ -290,6 +292,8 @@ void sluice_conn_close(struct sluice_conn *conn)
 		return;
 	}
 	sluice_conn_shutdown(conn);
+	if (uring_close_later(conn))
+		return;
 	end = now_ns() + LINGER_NS;
 	while (!core->error && control_push(conn, true) == -EAGAIN &&
 	       now_ns() < end) {
@@ -306,9 +310,9 @@ void sluice_conn_close(struct sluice_conn *conn)
 		 * used. pool_reap() ends this conn when they are back, and a
 		 * set that it is in still listens for that.
 		 */
+		core->closing = true;
 		set_keep_closing(conn);
 		steer_close(conn);
-		core->closing = true;
 		core->inbox_count = 0;
 		core->pool->live_conns--;
 		list_remove(&core->pool_link);

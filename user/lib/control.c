@@ -384,7 +384,8 @@ int control_push(struct sluice_conn *conn, bool batch)
 		control_releases(conn);
 		return 0;
 	}
-	if (core->hello_due) {
+	r = frame_land(conn);
+	if (!r && core->hello_due) {
 		r = hello_process(conn);
 		if (!r && core->hello_due)
 			r = -EAGAIN;

@@ -12,6 +12,26 @@
 /* The kernel's limit of fds in one message (SCM_MAX_FD). */
 #define SCM_FDS_MAX 253
 
+static int put(const struct conn_core *core, const struct msghdr *msg)
+{
+	if (sendmsg(core->fd, msg, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+		return 0;
+	switch (errno) {
+	case EAGAIN:
+	case ENOBUFS:
+	case ENOMEM:
+	case EINTR:
+	case ETOOMANYREFS: /* too many fds of this user in flight */
+		return -EAGAIN;
+	case EPIPE:
+	case ECONNRESET:
+	case ENOTCONN:
+		return -EPIPE;
+	default:
+		return -errno;
+	}
+}
+
 int frame_send(struct sluice_conn *conn, const struct sluice_frame *header,
 	       const void *body, size_t body_len, int fd)
 {
@@ -27,7 +47,15 @@ int frame_send(struct sluice_conn *conn, const struct sluice_frame *header,
 	};
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = body_len ? 2 : 1 };
 	struct cmsghdr *cmsg;
+	int r;
 
+	if (core->flight)
+		return -EAGAIN; /* it comes first */
+	if (core->uring && fd < 0) {
+		r = uring_frame_send(core, header, body, body_len);
+		if (r <= 0)
+			return r;
+	}
 	if (fd >= 0) {
 		memset(&control, 0, sizeof(control));
 		msg.msg_control = &control;
@@ -38,24 +66,31 @@ int frame_send(struct sluice_conn *conn, const struct sluice_frame *header,
 		cmsg->cmsg_len = CMSG_LEN(sizeof(int));
 		memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
 	}
-	if (sendmsg(core->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
-		core->frames_sent++;
+	r = put(core, &msg);
+	core->frames_sent += !r;
+	return r;
+}
+
+int frame_land(struct sluice_conn *conn)
+{
+	struct conn_core *core = core_of(conn);
+	struct flight *flight = core->flight;
+	struct iovec iov;
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	int r;
+
+	if (!flight)
 		return 0;
-	}
-	switch (errno) {
-	case EAGAIN:
-	case ENOBUFS:
-	case ENOMEM:
-	case EINTR:
-	case ETOOMANYREFS: /* too many fds of this user in flight */
+	if (core->uring)
 		return -EAGAIN;
-	case EPIPE:
-	case ECONNRESET:
-	case ENOTCONN:
-		return -EPIPE;
-	default:
-		return -errno;
-	}
+	iov.iov_base = flight->data;
+	iov.iov_len = flight->len;
+	r = put(core, &msg);
+	if (r == -EAGAIN)
+		return r;
+	core->flight = NULL;
+	free(flight);
+	return r == -EPIPE ? 0 : r; /* EOF will tell */
 }
 
 unsigned int fds_take(struct msghdr *msg, int *fds, unsigned int room)
@@ -123,6 +158,8 @@ int frame_recv(struct sluice_conn *conn, struct frame *frame, int flags)
 	ssize_t n;
 
 	frame->fd_count = 0;
+	if (core->ring_reads)
+		return -EAGAIN;
 	/*
 	 * ECONNRESET: the peer closed with unread messages. SEQPACKET says so
 	 * once, and before the messages that are still queued here. A message

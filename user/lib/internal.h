@@ -101,6 +101,7 @@ struct pool {
 	struct list conns; /* conn_core.pool_link; not those closed */
 	struct list closing; /* likewise: closed, waiting for releases */
 	struct list waiters; /* conn_core.waiter_link: wait for a buffer */
+	struct list registrations; /* struct sluice_uring_pool.link */
 	uint32_t buffers; /* of all segments */
 	uint32_t fruitless; /* harvests, see pool_harvest() */
 	uint32_t live_conns; /* of these, not closed by their application */
@@ -320,6 +321,13 @@ struct conn_core {
 	bool set_active; /* it had something since the last turn */
 	bool set_other; /* counted in the set's others */
 
+	/* in a set on the application's ring: uring.c */
+	struct uring_entry *uring;
+	bool ring_reads; /* a RECVMSG is at work: nobody else reads the socket */
+	bool draining; /* closed by the application, but for `flight` */
+	bool fd_kept; /* requests name the fd: it is closed after the last one */
+	struct flight *flight; /* a frame that was accepted and not sent yet */
+
 	struct steering steer;
 
 	uint64_t frames_sent, frames_received, doorbells_sent, sleeps;
@@ -429,6 +437,15 @@ struct frame {
 	unsigned int fd_count; /* how many came, kept or not */
 };
 
+/*
+ * A frame that a SEND of the application's ring is to send, or was to: others wait
+ * until it is on the socket.
+ */
+struct flight {
+	size_t len;
+	uint8_t data[];
+};
+
 /* 0, or -EAGAIN, -EPIPE. fd -1: none. */
 int frame_send(struct sluice_conn *conn, const struct sluice_frame *header,
 	       const void *body, size_t body_len, int fd);
@@ -437,6 +454,8 @@ int frame_send(struct sluice_conn *conn, const struct sluice_frame *header,
  * is no frame at all. flags: 0 or MSG_DONTWAIT. frame_close() afterwards.
  */
 int frame_recv(struct sluice_conn *conn, struct frame *frame, int flags);
+/* Sends core->flight, if there is one and no ring that will. 0, -EAGAIN. */
+int frame_land(struct sluice_conn *conn);
 void frame_close(struct frame *frame);
 /* The fds of a message: keeps `room`, closes more. Returns how many came. */
 unsigned int fds_take(struct msghdr *msg, int *fds, unsigned int room);
@@ -589,5 +608,26 @@ void set_forget(struct sluice_conn *conn);
 void set_keep_closing(struct sluice_conn *conn);
 /* A conn in a set is disarmed, or has been brought something. */
 void set_make_hot(struct conn_core *core);
+
+/* uring.c ----------------------------------------------------------------- */
+
+/*
+ * For frames without fds of a conn on an application's ring: takes it to be sent by
+ * the ring. 0; -EAGAIN: not now; 1: send it yourself.
+ */
+int uring_frame_send(struct conn_core *core, const struct sluice_frame *header,
+		     const void *body, size_t body_len);
+/* There is a frame on its way: the conn closes after it. False: there is none. */
+bool uring_close_later(struct sluice_conn *conn);
+/* The conn is to be destroyed: its requests go on to name its fd. */
+void uring_keep_fd(struct conn_core *core);
+void uring_listener_close(struct sluice_listener *listener);
+
+/* uring-pool.c ------------------------------------------------------------ */
+
+/* The segment goes: rings that know it forget it. */
+void registrations_forget(struct pool *pool, uint32_t segment);
+/* The pool goes, after its segments. */
+void registrations_end(struct pool *pool);
 
 #endif

@@ -23,7 +23,28 @@ struct sluice_listener {
 	int steer_error; /* why options.endpoint is NULL */
 	struct service *service; /* NULL: a name of its own */
 	int64_t steer_again; /* when to try, ns */
+	struct uring_entry *uring; /* in a set on the application's ring */
+	bool fd_kept; /* requests name the fd */
 };
+
+/* socket.c ---------------------------------------------------------------- */
+
+/*
+ * A conn with that socket, about which nothing is settled yet. steer_error: why
+ * there is no endpoint, if it is known. The fd stays the caller's on failure.
+ */
+int conn_open(struct sluice_conn **conn, int fd,
+	      const struct sluice_options *options, int steer_error);
+/*
+ * The socket is connected: finds out what the peer is. Failing, it frees the conn,
+ * and the fd is the caller's.
+ */
+int conn_begin(struct sluice_conn *conn, uint64_t bound);
+/* Makes a conn of an accepted socket, which it closes on failure. */
+int listener_take(struct sluice_listener *listener, struct sluice_conn **conn,
+		  int fd);
+/* A socket with the name, if any, that says that its owner is aware. */
+int client_socket(const struct sluice_options *options, uint64_t *bound);
 
 /* service.c --------------------------------------------------------------- */
 

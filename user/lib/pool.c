@@ -78,6 +78,7 @@ int pool_new(struct pool **out, const struct sluice_pool_options *in)
 	list_init(&pool->conns);
 	list_init(&pool->closing);
 	list_init(&pool->waiters);
+	list_init(&pool->registrations);
 	*out = pool;
 	return 0;
 }
@@ -103,6 +104,7 @@ void pool_destroy(struct pool *pool)
 	for (i = 0; i < pool->segment_count; i++)
 		if (pool->segments[i])
 			segment_destroy(pool, i);
+	registrations_end(pool);
 	free(pool->segments);
 	free(pool);
 }

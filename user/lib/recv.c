@@ -134,6 +134,17 @@ static bool segment_known(struct sluice_conn *conn,
 		conn->rx_segments[slot->segment].base);
 }
 
+/*
+ * A slot of the ring whose SEGMENT_ADD may be in a CQE that was not digested, or
+ * that begins a message of which that is true of another: the RECVMSG that reads
+ * the socket is about to end, since the lane is direct.
+ */
+static bool too_early(struct sluice_conn *conn, const struct sluice_slot *slot)
+{
+	return core_of(conn)->ring_reads &&
+	       (slot->flags || !segment_known(conn, slot));
+}
+
 /* Makes a message of a copied slot. 1 or -errno. */
 static int take_slot(struct sluice_conn *conn, const struct sluice_slot *slot,
 		     bool in_ring, struct sluice_msg *msg)
@@ -145,6 +156,8 @@ static int take_slot(struct sluice_conn *conn, const struct sluice_slot *slot,
 	if (slot->flags & SLUICE_SLOT_F_MORE &&
 	    conn->rx_parts + 1 >= SLUICE_PARTS_MAX)
 		return conn_fail(conn, -EPROTO, "message has too many parts");
+	if (in_ring && too_early(conn, slot))
+		return -EAGAIN;
 	/* The SEGMENT_ADD may still be on the socket. */
 	if (in_ring && !segment_known(conn, slot) && control_drain(conn))
 		return core->error;
@@ -435,6 +448,8 @@ int sluice_recv_copy(struct sluice_conn *conn, void *data, size_t capacity,
 	r = find_slot(conn, &slot, &in_ring, look);
 	if (r != 1)
 		return r;
+	if (in_ring && too_early(conn, &slot))
+		return -EAGAIN;
 	*len = message_len(conn, slot, in_ring);
 	if (*len > capacity)
 		return -EMSGSIZE;

@@ -27,6 +27,7 @@ void segment_destroy(struct pool *pool, uint32_t number)
 {
 	struct segment *segment = pool->segments[number];
 
+	registrations_forget(pool, number);
 	pool->segments[number] = NULL;
 	pool->bytes -= segment->size;
 	pool->buffers -= segment->count;

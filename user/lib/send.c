@@ -112,6 +112,9 @@ static int send_begin(struct sluice_conn *conn)
 		return send_lacks(core, NEED_PEER, 0);
 	case PHASE_AWARE:
 		r = control_push(conn, false);
+		/* It may go into the stage behind a frame on its way. */
+		if (r == -EAGAIN && core->flight && !core->want_direct)
+			return 0;
 		if (!r)
 			r = send_switch(conn);
 		if (r == -EAGAIN)
@@ -171,8 +174,11 @@ static int send_message(struct sluice_conn *conn, struct sluice_slot *slots,
 	mark = core->stage_count;
 	memcpy(core->stage + mark, slots, count * sizeof(*slots));
 	core->stage_count += count;
-	if (flags & SLUICE_SEND_F_BATCH)
+	if (flags & SLUICE_SEND_F_BATCH) {
+		if (core->uring)
+			set_make_hot(core); /* which sends it */
 		return 0;
+	}
 	r = send_stage(conn);
 	if (!r)
 		return 0;
@@ -399,7 +405,7 @@ bool send_ready(struct sluice_conn *conn)
 		pool_untake(buf);
 		return true;
 	case NEED_SOCKET:
-		return socket_writable(core->fd);
+		return !core->flight && socket_writable(core->fd);
 	case NEED_PEER:
 		return core->phase == PHASE_AWARE || core->phase == PHASE_PLAIN;
 	case NEED_NOTHING:

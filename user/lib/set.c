@@ -17,7 +17,7 @@
  * Spills cost a system call each, and more of them come until the socket has been
  * found empty: so the queues of steered conns are emptied one after the other.
  */
-#include "set.h"
+#include "uring.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -65,7 +65,7 @@ int sluice_set_new(struct sluice_set **out)
 }
 
 /* The epoll is shared over fork(), its conns are not. */
-static int set_check(const struct sluice_set *set)
+int set_check(const struct sluice_set *set)
 {
 	return set->generation == process_generation() ? 0 : -ECHILD;
 }
@@ -105,7 +105,10 @@ void set_forget(struct sluice_conn *conn)
 	unfocus(core);
 	list_remove(&core->set_link);
 	/* A dup of the fd elsewhere would keep it in the epoll: be explicit. */
-	epoll_ctl(core->set->epoll_fd, EPOLL_CTL_DEL, core->fd, NULL);
+	if (core->uring)
+		uring_leave(core);
+	else
+		epoll_ctl(core->set->epoll_fd, EPOLL_CTL_DEL, core->fd, NULL);
 	core->set = NULL;
 	conn_disarm(conn);
 }
@@ -114,6 +117,10 @@ static int listen_for(struct conn_core *core, uint32_t events)
 {
 	struct epoll_event event = { .events = events, .data.ptr = core };
 
+	if (core->uring) {
+		uring_want(core, events);
+		return 0;
+	}
 	if (core->set_events == events)
 		return 0;
 	if (epoll_ctl(core->set->epoll_fd, EPOLL_CTL_MOD, core->fd, &event))
@@ -129,6 +136,7 @@ void set_keep_closing(struct sluice_conn *conn)
 	conn_disarm(conn);
 	if (!core->set)
 		return;
+	core->set_idle = false;
 	if (core->steer.ring)
 		set_ring_leave(core->set, core->steer.ring);
 	count_other(core, true);
@@ -136,6 +144,19 @@ void set_keep_closing(struct sluice_conn *conn)
 	list_remove(&core->set_link);
 	list_append(&core->set->closing, &core->set_link);
 	listen_for(core, EPOLLIN);
+}
+
+/* A conn goes on without the set, if it can. */
+static void let_go(struct conn_core *core)
+{
+	struct sluice_conn *conn = conn_of(core);
+
+	if (core->draining)
+		conn_destroy(conn);
+	else if (core->uring && !uring_spares(core))
+		conn_fail(conn, -ECANCELED, "its set was freed");
+	if (core->set)
+		set_forget(conn);
 }
 
 void sluice_set_free(struct sluice_set *set)
@@ -146,9 +167,11 @@ void sluice_set_free(struct sluice_set *set)
 		move_all(&set->hot, &set->idle);
 		move_all(&set->hot, &set->closing);
 		while (!list_empty(&set->hot))
-			set_forget(conn_of(list_entry(
-				set->hot.next, struct conn_core, set_link)));
+			let_go(list_entry(set->hot.next, struct conn_core,
+					  set_link));
 	}
+	if (set->uring)
+		uring_free(set->uring);
 	close(set->epoll_fd);
 	free(set);
 }
@@ -170,6 +193,14 @@ static void make_idle(struct conn_core *core)
 	list_append(&core->set->idle, &core->set_link);
 }
 
+/* Idle without being armed. */
+static void rest(struct conn_core *core)
+{
+	if (core->uring)
+		uring_want(core, EPOLLIN);
+	make_idle(core);
+}
+
 int sluice_set_add(struct sluice_set *set, struct sluice_conn *conn,
 		   uint32_t what, void *data)
 {
@@ -188,8 +219,13 @@ int sluice_set_add(struct sluice_set *set, struct sluice_conn *conn,
 		if (r)
 			return r;
 	}
-	if (epoll_ctl(set->epoll_fd, EPOLL_CTL_ADD, core->fd, &event)) {
-		r = -errno;
+	if (set->uring)
+		r = uring_enter(set->uring, core);
+	else
+		r = epoll_ctl(set->epoll_fd, EPOLL_CTL_ADD, core->fd, &event) ?
+			    -errno :
+			    0;
+	if (r) {
 		if (core->steer.ring)
 			set_ring_leave(set, core->steer.ring);
 		return r;
@@ -227,6 +263,8 @@ int sluice_set_remove(struct sluice_set *set, struct sluice_conn *conn)
 		return -ECHILD;
 	if (core_of(conn)->set != set)
 		return -ENOENT;
+	if (set->uring && !uring_ends(core_of(conn)))
+		return -EAGAIN;
 	set_forget(conn);
 	return 0;
 }
@@ -256,8 +294,8 @@ static bool out_of_turn(struct sluice_set *set, struct conn_core *core)
  * Reports the hot conns that have something; only of plain ones the socket has
  * to be asked. What is reported goes to the end: the others have their turn.
  */
-static unsigned int serve_hot(struct sluice_set *set,
-			      struct sluice_event *events, unsigned int count)
+unsigned int set_serve(struct sluice_set *set, struct sluice_event *events,
+		       unsigned int count)
 {
 	struct list work, served, *l;
 	struct conn_core *core;
@@ -281,7 +319,7 @@ static unsigned int serve_hot(struct sluice_set *set,
 		if (!ready) {
 			unfocus(core);
 			if (!core->set_other)
-				make_idle(core);
+				rest(core);
 			continue;
 		}
 		core->set_active = true;
@@ -336,6 +374,11 @@ static int arm_hot(struct sluice_set *set, bool all)
 	return r < 0 ? r : 0;
 }
 
+int set_arm(struct sluice_set *set)
+{
+	return arm_hot(set, true);
+}
+
 static void push_hot(struct sluice_set *set)
 {
 	struct list *l, *tmp;
@@ -352,8 +395,19 @@ static void serve_closing(struct conn_core *core)
 		conn_destroy(conn_of(core));
 }
 
-/* Asks the epoll; conns whose fds fired are looked at and become hot. */
-static int poll_idle(struct sluice_set *set, int timeout_ms)
+void set_fired(struct conn_core *core)
+{
+	if (core->closing) {
+		serve_closing(core);
+		return;
+	}
+	core->steer.told = true;
+	conn_disarm(conn_of(core));
+	set_make_hot(core);
+	control_drain(conn_of(core));
+}
+
+int set_poll(struct sluice_set *set, int timeout_ms)
 {
 	struct epoll_event fired[EVENTS_PER_POLL];
 	int i, n;
@@ -367,16 +421,10 @@ static int poll_idle(struct sluice_set *set, int timeout_ms)
 	for (i = 0; i < n; i++) {
 		struct conn_core *core = fired[i].data.ptr;
 
-		if ((uintptr_t)core & RING_TAG) {
+		if ((uintptr_t)core & RING_TAG)
 			set_ring_serve((void *)((char *)core - RING_TAG));
-		} else if (core->closing) {
-			serve_closing(core);
-		} else {
-			core->steer.told = true;
-			conn_disarm(conn_of(core));
-			set_make_hot(core);
-			control_drain(conn_of(core));
-		}
+		else
+			set_fired(core);
 	}
 	return n;
 }
@@ -427,7 +475,7 @@ static int set_sleep(struct sluice_set *set, int64_t deadline)
 		set_rings_arm(set);
 	if (list_empty(&set->hot))
 		left = deadline == INT64_MAX ? INT64_MAX : deadline - now_ns();
-	return poll_idle(set, milliseconds(left));
+	return set_poll(set, milliseconds(left));
 }
 
 int sluice_set_wait(struct sluice_set *set, struct sluice_event *events,
@@ -440,7 +488,7 @@ int sluice_set_wait(struct sluice_set *set, struct sluice_event *events,
 
 	if (set_check(set))
 		return -ECHILD;
-	if (!count)
+	if (!count || set->uring)
 		return -EINVAL;
 	if (spin_ns && timeout_ns)
 		spin_end = deadline_after(
@@ -449,12 +497,12 @@ int sluice_set_wait(struct sluice_set *set, struct sluice_event *events,
 		if (time_to_poll(set)) {
 			r = arm_hot(set, false);
 			if (!r)
-				r = poll_idle(set, 0);
+				r = set_poll(set, 0);
 			if (r < 0)
 				return r;
 		}
 		set_rings_drain(set, false);
-		n = serve_hot(set, events, count);
+		n = set_serve(set, events, count);
 		if (n || last)
 			return (int)n;
 		if (spin_end && now_ns() < spin_end && now_ns() < deadline)
@@ -465,7 +513,7 @@ int sluice_set_wait(struct sluice_set *set, struct sluice_event *events,
 			push_hot(set); /* nobody is going to sleep */
 			if (rings_suffice(set))
 				return 0;
-			r = poll_idle(set, 0);
+			r = set_poll(set, 0);
 		}
 		if (r < 0)
 			return r;

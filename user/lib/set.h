@@ -18,8 +18,12 @@ struct set_ring {
 	struct watcher watcher; /* of its endpoint */
 };
 
+struct uring;
+
 struct sluice_set {
+	/* of conns and rings; on a ring of the application's of rings only */
 	int epoll_fd;
+	struct uring *uring; /* NULL: conns are waited for by epoll_fd */
 	uint64_t generation;
 	struct list hot;
 	struct list idle;
@@ -37,6 +41,19 @@ struct sluice_set {
 
 /* In the epoll's data: a set_ring, not a conn. */
 #define RING_TAG 1
+
+/* set.c */
+
+int set_check(const struct sluice_set *set);
+/* What the fd of a conn told of has come. */
+void set_fired(struct conn_core *core);
+/* Reports up to count conns that have something, without system calls if it can. */
+unsigned int set_serve(struct sluice_set *set, struct sluice_event *events,
+		       unsigned int count);
+/* Arms all conns that have nothing to report. 0 or -errno. */
+int set_arm(struct sluice_set *set);
+/* Asks the epoll; the conns and rings that it tells of are looked at. */
+int set_poll(struct sluice_set *set, int timeout_ms);
 
 /* A conn on the ring comes or goes. 0 or -errno. */
 int set_ring_enter(struct sluice_set *set, struct sluice_ring *ring);

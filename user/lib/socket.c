@@ -257,6 +257,8 @@ void sluice_listener_close(struct sluice_listener *listener)
 
 	if (!listener)
 		return;
+	if (listener->uring)
+		uring_listener_close(listener);
 	if (listener->path[0] && listener->generation == process_generation() &&
 	    !lstat(listener->path, &st) && st.st_dev == listener->dev &&
 	    st.st_ino == listener->ino)
@@ -265,18 +267,13 @@ void sluice_listener_close(struct sluice_listener *listener)
 		endpoint_put(listener->options.endpoint);
 	if (listener->service)
 		service_close(listener->service);
-	else
+	else if (!listener->fd_kept)
 		close(listener->fd);
 	free(listener);
 }
 
-/*
- * Gives a conn its socket, and finds out what the peer is. steer_error: why there
- * is no endpoint, if it is known.
- */
-static int conn_start(struct sluice_conn **out, int fd,
-		      const struct sluice_options *options, uint64_t bound,
-		      int steer_error)
+int conn_open(struct sluice_conn **out, int fd,
+	      const struct sluice_options *options, int steer_error)
 {
 	struct sluice_conn *conn;
 	struct conn_core *core;
@@ -293,19 +290,48 @@ static int conn_start(struct sluice_conn **out, int fd,
 	size = sizeof(type);
 	core->stream = !getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) &&
 		       type == SOCK_STREAM;
-	size = sizeof(core->credentials);
-	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &core->credentials, &size);
 	r = steer_open(conn, steer_error);
-	if (!r)
-		r = hello_start(conn, bound);
+	if (r) {
+		core->fd = -1; /* stays the caller's */
+		conn_destroy(conn);
+		return r;
+	}
+	*out = conn;
+	return 0;
+}
+
+int conn_begin(struct sluice_conn *conn, uint64_t bound)
+{
+	struct conn_core *core = core_of(conn);
+	socklen_t size = sizeof(core->credentials);
+	int r;
+
+	getsockopt(core->fd, SOL_SOCKET, SO_PEERCRED, &core->credentials,
+		   &size);
+	r = hello_start(conn, bound);
 	if (r) {
 		core->fd = -1; /* stays the caller's */
 		conn_destroy(conn);
 		return r;
 	}
 	steer_settle(conn);
-	*out = conn;
 	return 0;
+}
+
+/* Of a connected socket. *out is set on success only. */
+static int conn_start(struct sluice_conn **out, int fd,
+		      const struct sluice_options *options, uint64_t bound,
+		      int steer_error)
+{
+	struct sluice_conn *conn;
+	int r;
+
+	r = conn_open(&conn, fd, options, steer_error);
+	if (!r)
+		r = conn_begin(conn, bound);
+	if (!r)
+		*out = conn;
+	return r;
 }
 
 /*
@@ -369,6 +395,18 @@ static int start_accepted(struct sluice_listener *listener,
 	return conn_start(conn, fd, &options, 0, listener->steer_error);
 }
 
+int listener_take(struct sluice_listener *listener, struct sluice_conn **conn,
+		  int fd)
+{
+	int r;
+
+	make_endpoint(listener);
+	r = start_accepted(listener, conn, fd);
+	if (r)
+		close(fd);
+	return r;
+}
+
 int sluice_accept(struct sluice_listener *listener, struct sluice_conn **conn,
 		  int64_t timeout_ns)
 {
@@ -392,11 +430,7 @@ int sluice_accept(struct sluice_listener *listener, struct sluice_conn **conn,
 		if (r < 0)
 			return -errno;
 	}
-	make_endpoint(listener);
-	r = start_accepted(listener, conn, fd);
-	if (r)
-		close(fd);
-	return r;
+	return listener_take(listener, conn, fd);
 }
 
 /* Waits for the server's HELLO as long as the options say. */
@@ -427,6 +461,20 @@ static int wait_aware(struct sluice_conn *conn)
 	return require && core->phase != PHASE_AWARE ? -EPROTONOSUPPORT : 0;
 }
 
+int client_socket(const struct sluice_options *options, uint64_t *bound)
+{
+	int fd = new_socket(0), r;
+
+	*bound = 0;
+	if (fd < 0 || options->flags & SLUICE_F_PLAIN)
+		return fd;
+	r = name_bind(fd, bound);
+	if (!r)
+		return fd;
+	close(fd);
+	return r;
+}
+
 int sluice_connect(struct sluice_conn **conn, const char *name,
 		   const struct sluice_options *in)
 {
@@ -441,12 +489,10 @@ int sluice_connect(struct sluice_conn **conn, const char *name,
 		r = address_of(name, &address, &size);
 	if (r)
 		return r;
-	fd = new_socket(0);
+	fd = client_socket(&options, &bound);
 	if (fd < 0)
 		return fd;
-	if (!(options.flags & SLUICE_F_PLAIN))
-		r = name_bind(fd, &bound);
-	if (!r && connect(fd, (struct sockaddr *)&address, size))
+	if (connect(fd, (struct sockaddr *)&address, size))
 		r = -errno;
 	if (!r)
 		r = conn_start(conn, fd, &options, bound, 0);

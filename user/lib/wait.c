@@ -138,7 +138,7 @@ bool conn_is_due(const struct conn_core *core)
 	unsigned int i;
 
 	if (core->doorbell_due || core->hello_due || core->bye_due ||
-	    core->pending_count || core->stage_count)
+	    core->pending_count || core->stage_count || core->flight)
 		return true;
 	for (i = 0; i < ARRAY_SIZE(core->ack_due); i++)
 		if (core->ack_due[i] | core->del_due[i])
@@ -394,6 +394,8 @@ int sluice_wait(struct sluice_conn *conn, uint32_t what, int64_t timeout_ns)
 		return r;
 	if (!what || what & ~(SLUICE_RECV | SLUICE_SEND))
 		return -EINVAL;
+	if (core->uring)
+		return -EBUSY; /* what comes is the ring's to say */
 	conn_disarm(conn);
 	conn_push(conn);
 	ready = conn_ready(conn, what, timeout_ns == 0);
