@@ -38,8 +38,8 @@ SANITIZE := $(SANITIZE_$(SANITIZER))
 # What a fresh Debian 12 may lack. diffutils, sed and the like are essential.
 PACKAGES := gcc make libc6-dev g++ binutils libjansson-dev liburing-dev \
 	libbpf-dev libinih-dev libcap-ng-dev libsystemd-dev pkg-config clang \
-	bpftool spin gnuplot-nox clang-format shellcheck python3 perl curl socat \
-	nginx-light
+	bpftool spin gnuplot-nox clang-format shellcheck python3 perl strace curl \
+	socat nginx-light
 # Of check-vm only.
 VM_PACKAGES := qemu-system-x86 busybox-static cpio
 
