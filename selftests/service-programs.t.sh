@@ -103,7 +103,7 @@ python_start()
 
 get()
 {
-	curl -sS --max-time 60 --unix-socket "$TMPDIR/s" "$@"
+	curl -sS --max-time $((100 + MIB)) --unix-socket "$TMPDIR/s" "$@"
 }
 
 # status EXPRESSION: of the service s, in Python
@@ -192,7 +192,7 @@ socat_echoes()
 	servers+=($!)
 	soon status 's["backends_up"] == 1'
 	for _ in 1 2; do
-		timeout 200 socat -t 60 - "$kind-CONNECT:$TMPDIR/s" \
+		timeout $((100 + MIB)) socat -t 60 - "$kind-CONNECT:$TMPDIR/s" \
 			<"$TMPDIR/root/file" | sha256sum >"$TMPDIR/got"
 		test "$(cat "$TMPDIR/got")" = "$sum"
 	done
@@ -209,6 +209,15 @@ socat_dgram()
 	soon cmp "$TMPDIR/root/file" "$TMPDIR/out"
 }
 
+# Why a service is not redirected.
+path_is()
+{
+	service "$1" "backends = $TMPDIR/b0" "half_close = $2"
+	status 's["path"] == "'"$3"'"'
+	sluicectl status --interval 0 --control "$CONTROL" --pins "$PINS" |
+		grep -F "$3"
+}
+
 # A hundred curls while a backend is killed and comes back: none is lost, for each
 # is short, and nginx ends its workers gently.
 many_clients()
@@ -221,7 +230,7 @@ many_clients()
 	python_start
 	soon status 's["backends_up"] == 2'
 	export -f get
-	export TMPDIR
+	export TMPDIR MIB
 	seq 100 | xargs -P 8 -I{} bash -c \
 		'get http://x/small | sha256sum' | sort -u >"$TMPDIR/got"
 	test "$(cat "$TMPDIR/got")" = "$sum"
@@ -235,4 +244,9 @@ tap_case 'an aware server' aware_server
 tap_case 'socat, stream' socat_echoes UNIX stream
 tap_case 'socat, dgram' socat_dgram
 tap_case 'many clients' many_clients
+tap_case 'path: stream' path_is stream yes 'relay: a side may half-close'
+tap_case 'path: dgram' path_is dgram no \
+	'relay: the kernel would split datagrams'
+tap_case 'path: seqpacket' path_is seqpacket no \
+	'relay: the kernel takes no seqpacket'
 tap_done
