@@ -38,8 +38,8 @@ SANITIZE := $(SANITIZE_$(SANITIZER))
 # What a fresh Debian 12 may lack. diffutils, sed and the like are essential.
 PACKAGES := gcc make libc6-dev g++ binutils libjansson-dev liburing-dev \
 	libbpf-dev libinih-dev libcap-ng-dev libsystemd-dev pkg-config clang \
-	bpftool spin gnuplot-nox clang-format shellcheck python3 perl curl socat \
-	nginx-light
+	bpftool spin gnuplot-nox clang-format shellcheck python3 perl strace curl \
+	socat nginx-light
 # Of check-vm only.
 VM_PACKAGES := qemu-system-x86 busybox-static cpio
 
@@ -320,6 +320,16 @@ CONNS_PIN := /sys/fs/bpf/sluice_conns
 ## load: the BPF programs, by bpftool alone; maps and programs in PINS
 load: $(BPF_OBJECTS)
 	$(Q)$(BPFTOOL) prog loadall $(O)/bpf/steer.bpf.o $(PINS) pinmaps $(PINS)
+	$(Q)$(BPFTOOL) prog loadall $(O)/bpf/sockmap.bpf.o $(PINS) pinmaps $(PINS)
+	$(Q)$(BPFTOOL) prog attach pinned $(PINS)/redirect sk_skb_verdict \
+		pinned $(PINS)/sources
+	$(Q)if $(BPFTOOL) prog help 2>&1 | grep -q cgroup/connect_unix; then \
+		$(BPFTOOL) prog loadall $(O)/bpf/connect.bpf.o $(PINS) \
+			pinmaps $(PINS); \
+	else \
+		echo 'connect.bpf.o: this bpftool does not know its type;' \
+			'sluiced sets that by hand'; \
+	fi
 	$(Q)trap 'rm -f $(CONNS_PIN)' EXIT && \
 		$(BPFTOOL) map pin pinned $(PINS)/conns $(CONNS_PIN) && \
 		$(BPFTOOL) iter pin $(O)/bpf/conns.bpf.o $(PINS)/connections

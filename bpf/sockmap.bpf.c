@@ -26,7 +26,7 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define SOCKMAP_SOCKETS (SOCKMAP_FLOWS * 2)
-#define LOOK_SKBS 512 /* longest queue that `look` adds up */
+#define LOOK_SKBS 65536 /* longest queue that `look` adds up */
 
 #define LOAD(x) (*(volatile __typeof__(x) *)&(x))
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "redirects.h"
@@ -72,6 +73,44 @@ TAP_EACH(early_data_comes_first, early, earlies)
 /* Ending ------------------------------------------------------------------ */
 
 /* What is queued for a slow reader arrives after its sender is gone. */
+/*
+ * A connect that waits to be accepted is charged to the server; all that it says
+ * afterwards goes by kernel nevertheless.
+ */
+TAP_TEST(server_accepts_late)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX };
+	socklen_t len = sizeof(name);
+	struct link link;
+	int inner[2], listener;
+
+	redirects_start();
+	redirects_prepare(&link, inner, 0);
+	close(link.backend);
+	close(inner[1]);
+	listener = CHECK_SYS(socket(AF_UNIX, SOCK_STREAM, 0));
+	CHECK_SYS(
+		bind(listener, (struct sockaddr *)&name, sizeof(sa_family_t)));
+	CHECK_SYS(getsockname(listener, (struct sockaddr *)&name, &len));
+	CHECK_SYS(listen(listener, 1));
+	inner[1] = CHECK_SYS(socket(AF_UNIX, SOCK_STREAM, 0));
+	CHECK_SYS(connect(inner[1], (struct sockaddr *)&name, len));
+	redirects_say(link.client, "question");
+	redirects_add(&link, inner);
+	CHECK_SOON(link.traffic.bytes[PAIR_TO_BACKEND] == 8);
+	CHECK_EQ(redirects_status(&link).state[PAIR_TO_CLIENT], REDIRECT_RELAY);
+	link.backend = CHECK_SYS(accept(listener, NULL, NULL));
+	CHECK_SOON(redirects_status(&link).state[PAIR_TO_CLIENT] ==
+		   REDIRECT_HOLD);
+	redirects_hear(link.backend, "question");
+	redirects_say(link.backend, "answer");
+	redirects_hear(link.client, "answer");
+	CHECK_EQ(link.traffic.bytes[PAIR_TO_CLIENT], 0);
+	close(listener);
+	redirects_close(&link);
+	redirects_stop();
+}
+
 TAP_TEST(what_was_sent_before_close_arrives)
 {
 	struct stream stream = { .key = 1,

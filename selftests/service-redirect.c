@@ -5,10 +5,13 @@
  * the rest of sluiced: redirect-*.c.)
  */
 #include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "services.h"
@@ -95,6 +98,149 @@ TAP_TEST(sluiced_sees_nothing_of_what_flows)
 			 ROUNDS);
 	}
 	close(fd);
+	services_close(&s);
+}
+
+/* strace(1) --------------------------------------------------------------- */
+
+#define TRACED_SECONDS 3
+#define TRACED_ROUNDS 5000 /* at least */
+
+/* Whether strace follows all threads of sluiced. */
+static bool is_traced(const struct services *s, pid_t tracer)
+{
+	char path[64], line[128];
+	int threads = 0, traced = 0, by;
+	struct dirent *entry;
+	DIR *tasks;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", s->d.pid);
+	tasks = CHECK_SYS(opendir(path) ?: (DIR *)-1);
+	while ((entry = readdir(tasks))) {
+		FILE *file;
+
+		if (*entry->d_name == '.')
+			continue;
+		threads++;
+		snprintf(path, sizeof(path), "/proc/%d/task/%.16s/status",
+			 s->d.pid, entry->d_name);
+		file = fopen(path, "re");
+		while (file && fgets(line, sizeof(line), file)) {
+			if (sscanf(line, "TracerPid: %d", &by) == 1)
+				traced += by == tracer;
+		}
+		if (file)
+			fclose(file);
+	}
+	closedir(tasks);
+	return traced == threads;
+}
+
+static pid_t trace(const struct services *s)
+{
+	pid_t pid = tap_fork();
+	char traced[16];
+	int output;
+
+	if (pid)
+		return pid;
+	snprintf(traced, sizeof(traced), "%d", s->d.pid);
+	output = CHECK_SYS(open("calls", O_WRONLY | O_CREAT | O_EXCL, 0600));
+	CHECK_SYS(dup2(output, STDERR_FILENO));
+	execlp("strace", "strace", "-c", "-f", "-p", traced, (char *)NULL);
+	_exit(1);
+}
+
+static bool carries_data(const char *call)
+{
+	const char *const names[] = { "recv",	       "send",	   "splice",
+				      "tee",	       "vmsplice", "readv",
+				      "writev",	       "pread",	   "pwrite",
+				      "io_uring_enter" };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		if (strstr(call, names[i]))
+			return true;
+	}
+	return false;
+}
+
+/* Calls in strace's table: all, and those that could carry what flows. */
+static unsigned long count_calls(unsigned long *data)
+{
+	FILE *file = CHECK_SYS(fopen("calls", "re") ?: (FILE *)-1);
+	unsigned long all = 0, calls;
+	char line[256], rest[128], *name;
+
+	*data = 0;
+	while (fgets(line, sizeof(line), file)) {
+		tap_diag("%.*s", (int)strcspn(line, "\n"), line);
+		/* % time, seconds, usecs/call, calls, [errors,] name */
+		if (sscanf(line, " %*f %*f %*d %lu %127[^\n]", &calls, rest) !=
+		    2)
+			continue;
+		name = strrchr(rest, ' ');
+		name = name ? name + 1 : rest;
+		if (!strcmp(name, "total"))
+			continue;
+		all += calls;
+		if (carries_data(name))
+			*data += calls;
+	}
+	fclose(file);
+	return all;
+}
+
+/*
+ * strace -c -p $(pidof sluiced): two connections at work for seconds, one that asks
+ * and is answered, one that streams. What is left are looks at the backend, by time.
+ */
+TAP_TEST(no_data_path_call_under_strace)
+{
+	struct sluice_control_service before, after;
+	unsigned long rounds = 0, all, data;
+	struct services s;
+	pid_t tracer;
+	int64_t until;
+	int fd, bulk, status;
+
+	if (system("command -v strace >/dev/null"))
+		tap_skip("no strace here");
+	fd = start(&s, "half_close = no\n");
+	bulk = services_connect(&s);
+	for (int i = 0; i < 5; i++) {
+		echo(fd, 100);
+		echo(bulk, 65536);
+		tap_sleep(2000000);
+	}
+	tracer = trace(&s);
+	CHECK_WITHIN(20, waitpid(tracer, &status, WNOHANG) ||
+				 is_traced(&s, tracer));
+	if (kill(tracer, 0))
+		tap_skip("strace may not follow sluiced");
+	before = services_status(&s);
+	until = tap_now() + TRACED_SECONDS * 1000000000ll;
+	for (; rounds < TRACED_ROUNDS || tap_now() < until; rounds++) {
+		echo(fd, 100);
+		if (rounds % 16 == 0)
+			echo(bulk, 65536);
+	}
+	after = services_status(&s);
+	CHECK_SYS(kill(tracer, SIGINT));
+	tap_reap(tracer);
+	all = count_calls(&data);
+	unlink("calls");
+	tap_diag("%lu system calls, of which %lu can carry data, for %lu "
+		 "messages",
+		 all, data, 2 * rounds);
+	CHECK_EQ(after.bytes[0] + after.bytes[1],
+		 before.bytes[0] + before.bytes[1]);
+	CHECK_GE(after.kernel_messages[0] - before.kernel_messages[0], rounds);
+	/* the two questions for the status are among them */
+	CHECK_LT(data, 100);
+	CHECK_LT(all, rounds / 4);
+	close(fd);
+	close(bulk);
 	services_close(&s);
 }
 

@@ -59,6 +59,58 @@ two_with_their_own_pins()
 	test -e "$PINS/steer"
 }
 
+# `make load`, to /sys/fs/bpf: that of this script's mount namespace.
+loads()
+{
+	make -C "$SOURCE" --no-print-directory O="$SLUICE_BUILD" \
+		SANITIZER="${SLUICE_SANITIZER-}" -o "$SLUICE_BUILD/flags" \
+		"$1" PINS=/sys/fs/bpf/sluice
+}
+
+bpftool_alone_loads()
+{
+	local pins=/sys/fs/bpf/sluice name
+
+	unset MAKEFLAGS MFLAGS MAKELEVEL
+	mount -t bpf bpf /sys/fs/bpf
+	trap 'umount /sys/fs/bpf' EXIT
+	loads load
+	for name in steer conns connections redirect look sources targets \
+		flow_of flows redirects; do
+		test -e "$pins/$name"
+	done
+	bpftool prog show pinned "$pins/redirect" | grep -q 'sk_skb'
+	bpftool map dump pinned "$pins/redirects" | grep -q '"lost_target": 0'
+	# it is attached: so that can be undone, once
+	bpftool prog detach pinned "$pins/redirect" sk_skb_verdict \
+		pinned "$pins/sources"
+	if bpftool prog detach pinned "$pins/redirect" sk_skb_verdict \
+		pinned "$pins/sources"; then
+		return 1
+	fi
+	if bpftool prog help 2>&1 | grep -q cgroup/connect_unix; then
+		test -e "$pins/connect_unix"
+	fi
+	loads unload
+	test ! -e "$pins"
+}
+
+# sluiced takes over the steering programs, and has redirection of its own.
+sluiced_takes_over_what_bpftool_loaded()
+{
+	unset MAKEFLAGS MFLAGS MAKELEVEL
+	mount -t bpf bpf /sys/fs/bpf
+	trap 'daemon_stop; umount /sys/fs/bpf' EXIT
+	loads load
+	PINS=/sys/fs/bpf/sluice
+	daemon_start --unload
+	trap 'daemon_stop; umount /sys/fs/bpf' EXIT
+	daemon_says 'took over what is pinned'
+	bpftool prog show pinned "$PINS/redirect" | grep -q 'sk_skb'
+	daemon_stop
+	test ! -e "$PINS"
+}
+
 unit=$SOURCE/user/daemon/sluiced.service.in
 
 # What systemd says of the unit; its manual pages are not installed here.
@@ -111,6 +163,9 @@ tap_case 'cat lists connections' connections_are_listed
 tap_case 'bpftool shows counters' counters_are_readable
 tap_case 'pins stay, and the next one takes over' pins_stay_without_unload
 tap_case 'two with pins of their own' two_with_their_own_pins
+tap_case 'make load needs bpftool alone' bpftool_alone_loads
+tap_case 'what bpftool loaded is taken over' \
+	sluiced_takes_over_what_bpftool_loaded
 tap_case 'the unit is good' unit_is_good
 tap_case 'the unit gives enough capabilities' unit_gives_enough
 tap_done

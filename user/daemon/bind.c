@@ -198,20 +198,19 @@ void services_client_gone(struct server *server, struct client *client)
 
 /* SERVICES ----------------------------------------------------------------- */
 
-static void add_redirected(const struct service *service,
-			   struct sluice_control_service *record)
+static void fill_carried(const struct service *service,
+			 struct sluice_control_service *record)
 {
-	struct redirect_status status;
+	struct carried carried = service->carried;
 
 	for (struct visit *visit = service->visits; visit;
 	     visit = visit->next) {
-		if (!visit->redirect)
-			continue;
-		redirect_read(visit->redirect, &status);
-		for (int i = 0; i < 2; i++) {
-			record->kernel_bytes[i] += status.bytes[i];
-			record->kernel_messages[i] += status.messages[i];
-		}
+		if (visit->redirect)
+			visit_add_carried(visit, &carried);
+	}
+	for (int i = 0; i < 2; i++) {
+		record->kernel_bytes[i] = carried.bytes[i];
+		record->kernel_messages[i] = carried.messages[i];
 	}
 }
 
@@ -246,7 +245,7 @@ static void fill_record(const struct service *service,
 		record->backends += !backend->removed;
 		record->backends_up += backend_usable(backend);
 	}
-	add_redirected(service, record);
+	fill_carried(service, record);
 }
 
 int request_services(struct request *request)

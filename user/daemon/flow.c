@@ -156,7 +156,7 @@ static void relay(struct flow *flow)
 		} else if (n < 0 && errno == EINTR) {
 			continue;
 		} else if (n < 0 && errno == EAGAIN) {
-			move_idle(flow);
+			move_idle(flow, i > 0);
 			return;
 		} else {
 			if (n < 0 && flow->way == PAIR_TO_CLIENT &&

@@ -150,8 +150,8 @@ uint32_t flow_wants_out(const struct flow *flow);
 	2000000 /* then a sender that is full is not in the middle of it */
 
 /* move.c */
-/* The source was read empty (idle), or it never is (busy). */
-void move_idle(struct flow *flow);
+/* The source was read empty (idle), having had something or not; or it never is. */
+void move_idle(struct flow *flow, bool had);
 void move_busy(struct flow *flow);
 /* While it is filling, and once what was peeked was sent. */
 void move_fill(struct flow *flow);

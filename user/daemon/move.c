@@ -39,6 +39,8 @@
 #define FILL_NS 5000000
 #define FILL_LOOK_NS 200000
 #define PEEK_MAX (16u << 20)
+#define QUIET_LOOK_MIN_NS 100000
+#define QUIET_LOOK_MAX_NS 1000000000
 
 static void refuse(struct flow *flow, int error)
 {
@@ -55,6 +57,7 @@ static int enter(struct flow *flow, uint64_t word)
 	if (index < 0)
 		return -ENOSPC;
 	flow->index = index;
+	flow->pause = 0;
 	*redirect_slot(flow) = (struct sockmap_flow){
 		.target = out->cookie,
 		.hold = flow_held(flow)->cookie,
@@ -114,14 +117,31 @@ static int open_hold(struct flow *flow)
 	return r;
 }
 
-void move_idle(struct flow *flow)
+/*
+ * Nothing comes, and yet something is charged to the sender: as to a server that has
+ * not accepted us (the connect is), for as long as it has not. It is looked at
+ * again: the sooner it has moved, the less has to be relayed.
+ */
+static void look_again(struct flow *flow)
+{
+	if (!flow->pause)
+		flow->pause = QUIET_LOOK_MIN_NS;
+	else if (flow->pause < QUIET_LOOK_MAX_NS)
+		flow->pause *= 2;
+	redirect_timer(flow, flow->pause);
+}
+
+void move_idle(struct flow *flow, bool had)
 {
 	int r;
 
 	if (!may_move(flow))
 		return;
 	if (!looks_idle(flow)) {
-		move_busy(flow);
+		if (had)
+			move_busy(flow);
+		else
+			look_again(flow);
 		return;
 	}
 	r = open_hold(flow);
@@ -231,7 +251,7 @@ void move_fill(struct flow *flow)
 	flow->full_since = 0;
 	if (looks_idle(flow)) {
 		stop_filling(flow);
-		move_idle(flow);
+		move_idle(flow, true);
 	} else if (now >= flow->fill_until) {
 		stop_filling(flow);
 	} else {

@@ -303,7 +303,8 @@ static int socket_error(int fd)
 
 /*
  * Its peer is gone, or takes no more: so says EPOLLHUP (shut both ways, which may
- * also be our doing), and EPOLLERR for what the kernel could not send on.
+ * also be our doing), and EPOLLERR for what the kernel could not send on. If that
+ * is not because of the peer, bytes are lost, and both sides must see an end.
  */
 static void on_hangup(struct redirect_pair *pair, struct side *side)
 {
@@ -312,6 +313,13 @@ static void on_hangup(struct redirect_pair *pair, struct side *side)
 
 	if (backend && error == ECONNRESET && redirect_unbegun(pair))
 		return;
+	if (error && error != EPIPE && error != ECONNRESET) {
+		log_client("a connection ends: the kernel cannot send on to "
+			   "its %s: %s",
+			   backend ? "backend" : "client", strerror(error));
+		pair->dropped = true;
+		return;
+	}
 	flow_break(&pair->flows[backend ? PAIR_TO_BACKEND : PAIR_TO_CLIENT]);
 }
 

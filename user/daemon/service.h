@@ -84,6 +84,11 @@ struct visit {
 	unsigned int moves; /* from one backend to another */
 };
 
+/* By redirection, in the kernel. */
+struct carried {
+	uint64_t bytes[2], messages[2];
+};
+
 struct service {
 	struct source source; /* first: what is watched */
 	struct service *next;
@@ -104,6 +109,7 @@ struct service {
 	uint32_t visit_count[VISIT_PATHS];
 	uint32_t waiting; /* visits without a backend */
 	struct traffic traffic;
+	struct carried carried; /* of visits that have ended */
 	uint64_t accepted, refused;
 };
 
@@ -177,6 +183,8 @@ void visit_end(struct visit *visit);
 int handed_note(struct visit *visit);
 void handed_forget(struct visit *visit);
 bool visit_may_redirect(const struct service *service);
+/* Adds what the kernel has carried for a REDIRECT. */
+void visit_add_carried(const struct visit *visit, struct carried *carried);
 /* Those that wait for a backend. */
 void visit_retry(struct service *service);
 void visit_on_switched(struct server *server, struct source *source,

@@ -390,6 +390,17 @@ void visit_return(struct visit *visit)
 		turn_away(visit);
 }
 
+void visit_add_carried(const struct visit *visit, struct carried *carried)
+{
+	struct redirect_status status;
+
+	redirect_read(visit->redirect, &status);
+	for (int i = 0; i < 2; i++) {
+		carried->bytes[i] += status.bytes[i];
+		carried->messages[i] += status.messages[i];
+	}
+}
+
 static void over(struct visit *visit)
 {
 	suspect(visit->backend);
@@ -442,6 +453,7 @@ void visit_on_redirected(struct server *server, struct source *source,
 			move(visit);
 			continue;
 		}
+		visit_add_carried(visit, &visit->service->carried);
 		redirect_free(visit->redirect);
 		over(visit);
 	}
