@@ -106,8 +106,19 @@ void set_forget(struct sluice_conn *conn)
 	list_remove(&core->set_link);
 	/* A dup of the fd elsewhere would keep it in the epoll: be explicit. */
 	epoll_ctl(core->set->epoll_fd, EPOLL_CTL_DEL, core->fd, NULL);
+	set_unwatch_stream(core);
 	core->set = NULL;
 	conn_disarm(conn);
+}
+
+void set_watch_stream(struct conn_core *core)
+{
+	stream_watch(core, core->set->epoll_fd, core);
+}
+
+void set_unwatch_stream(struct conn_core *core)
+{
+	stream_unwatch(core, core->set->epoll_fd);
 }
 
 static int listen_for(struct conn_core *core, uint32_t events)
@@ -188,8 +199,11 @@ int sluice_set_add(struct sluice_set *set, struct sluice_conn *conn,
 		if (r)
 			return r;
 	}
-	if (epoll_ctl(set->epoll_fd, EPOLL_CTL_ADD, core->fd, &event)) {
-		r = -errno;
+	r = epoll_ctl(set->epoll_fd, EPOLL_CTL_ADD, core->fd, &event) ?
+		    -errno :
+		    stream_watch(core, set->epoll_fd, core);
+	if (r) {
+		epoll_ctl(set->epoll_fd, EPOLL_CTL_DEL, core->fd, NULL);
 		if (core->steer.ring)
 			set_ring_leave(set, core->steer.ring);
 		return r;
