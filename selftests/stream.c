@@ -185,3 +185,161 @@ TAP_EACH(lands, size, sizes)
 	CHECK_EQ(receive(&rig, WAIT_NS), 0);
 	rig_close(&rig);
 }
+
+/* Without landing = yes it is received by recv(), and the conn says why. */
+TAP_TEST(refused_without_landing)
+{
+	struct rig rig;
+
+	rig_open(&rig, "", NULL);
+	send_at(rig.client, 0, 1000);
+	receive_up_to(&rig, 1000);
+	CHECK_EQ(receive(&rig, 0), -ETIMEDOUT);
+	CHECK_EQ(rig_info(&rig).rx_reason, SLUICE_REASON_STEER_REFUSED);
+	CHECK_EQ(rig_info(&rig).steer_error, -EPROTOTYPE);
+	CHECK_EQ(rig_info(&rig).steered, 0);
+	send_at(rig.client, 1000, 1000);
+	receive_up_to(&rig, 2000);
+	rig_close(&rig);
+}
+
+/* What comes before the conn is attached is received before what lands. */
+TAP_TEST(early_data)
+{
+	struct rig rig;
+	uint64_t sent;
+
+	rig_open(&rig, LANDING, NULL);
+	for (int i = 0; i < 50; i++) {
+		sluice_conn_close(rig.conn);
+		close(rig.client);
+		rig.client = services_connect(&rig.s);
+		rig.received = sent = 0;
+		for (int n = (int)tap_random_below(4); n; n--) {
+			size_t len = 1 + tap_random_below(5000);
+
+			send_at(rig.client, sent, len);
+			sent += len;
+		}
+		CHECK_OK(sluice_accept(rig.listener, &rig.conn, WAIT_NS));
+		if (sent)
+			CHECK_EQ(rig_info(&rig).steer_error, -EAGAIN);
+		if (tap_random_below(2))
+			receive_up_to(&rig, sent);
+		send_at(rig.client, sent, 500);
+		sent += 500;
+		until_steered(&rig, &sent);
+	}
+	rig_close(&rig);
+}
+
+/* A stream in pieces of any size --------------------------------------------- */
+
+enum end { END_CLOSE, END_HALF_CLOSE, END_KILLED };
+
+struct writer {
+	uint64_t bytes;
+	size_t piece_max;
+	enum end end;
+};
+
+static pid_t start_writer(int client, const struct writer *writer)
+{
+	uint64_t sent = 0;
+	pid_t pid = tap_fork();
+	size_t len;
+	char byte;
+
+	if (pid)
+		return pid;
+	tap_random_stream(1);
+	while (sent < writer->bytes) {
+		len = 1 + tap_random_below(tap_random_below(4) ?
+						   64 :
+						   writer->piece_max);
+		if (len > writer->bytes - sent)
+			len = writer->bytes - sent;
+		send_at(client, sent, len);
+		sent += len;
+	}
+	if (writer->end == END_HALF_CLOSE) {
+		CHECK_SYS(shutdown(client, SHUT_WR));
+		CHECK_EQ(recv(client, &byte, 1, 0), 1);
+		CHECK_EQ(byte, 'e');
+		CHECK_EQ(recv(client, &byte, 1, 0), 0);
+	}
+	if (writer->end == END_KILLED)
+		kill(getpid(), SIGKILL);
+	_exit(0);
+}
+
+static const struct stream {
+	const char *name;
+	uint32_t landing[3];
+	size_t piece_max;
+	enum end end;
+	unsigned int hold; /* messages kept, out of every 64 */
+} streams[] = {
+	{ "roomy", { 16, 64, 0 }, 30000, END_CLOSE, 0 },
+	{ "larger_than_pieces", { 16, 64, 0 }, 200000, END_HALF_CLOSE, 0 },
+	{ "few_slots", { 1, 1, 0 }, 60000, END_CLOSE, 0 },
+	{ "small_slots_only", { 1, 0, 0 }, 60000, END_HALF_CLOSE, 0 },
+	{ "few_slots_and_killed", { 1, 1, 0 }, 60000, END_KILLED, 0 },
+	{ "roomy_and_killed", { 16, 64, 0 }, 200000, END_KILLED, 0 },
+	{ "slots_are_held", { 1, 2, 0 }, 60000, END_HALF_CLOSE, 20 },
+};
+
+static void receive_all(struct rig *rig, uint64_t bytes, unsigned int hold)
+{
+	struct sluice_msg held[64], msg;
+	unsigned int count = 0;
+	int r;
+
+	while ((r = sluice_recv_wait(rig->conn, &msg, WAIT_NS)) == 1) {
+		check_bytes(sluice_msg_data(&msg), msg.len, rig->received);
+		rig->received += msg.len;
+		if (count < hold) {
+			held[count++] = msg;
+			continue;
+		}
+		CHECK_OK(sluice_release(rig->conn, &msg));
+		if (!tap_random_below(64))
+			while (count)
+				CHECK_OK(sluice_release(rig->conn,
+							&held[--count]));
+	}
+	CHECK_EQ(r, 0);
+	CHECK_EQ(rig->received, bytes);
+	while (count)
+		CHECK_OK(sluice_release(rig->conn, &held[--count]));
+}
+
+TAP_EACH(any_pieces, stream, streams)
+{
+	const struct writer writer = { .bytes = 8 << 20,
+				       .piece_max = stream->piece_max,
+				       .end = stream->end };
+	struct rig rig;
+	pid_t pid;
+
+	rig_open(&rig, LANDING, stream->landing);
+	for (int i = 0; i < 3; i++) {
+		pid = start_writer(rig.client, &writer);
+		close(rig.client);
+		rig.client = -1;
+		receive_all(&rig, writer.bytes, stream->hold);
+		if (stream->end == END_HALF_CLOSE)
+			CHECK_OK(sluice_send(rig.conn, "e", 1, 0, 0));
+		tap_diag("%llu landed, %llu by the sockets",
+			 (unsigned long long)rig_info(&rig).steered,
+			 (unsigned long long)rig_info(&rig).spilled);
+		sluice_conn_close(rig.conn);
+		rig.conn = NULL;
+		if (stream->end != END_KILLED)
+			tap_join(pid);
+		else
+			tap_kill(pid);
+		rig_accept(&rig);
+	}
+	rig_close(&rig);
+}
