@@ -28,7 +28,7 @@ void landing_check(const unsigned char *data, size_t len, uint64_t at)
 	}
 }
 
-static void rig_bind(struct landing_rig *rig, const uint32_t *landing)
+void landing_bind(struct landing_rig *rig, const uint32_t *landing)
 {
 	struct sluice_endpoint_options endpoint = {
 		.size = sizeof(endpoint),
@@ -58,7 +58,7 @@ void landing_open(struct landing_rig *rig, const char *extra,
 		     const uint32_t *landing)
 {
 	services_open(&rig->s, SOCK_STREAM, 0, extra);
-	rig_bind(rig, landing);
+	landing_bind(rig, landing);
 	connect_one(rig);
 }
 
