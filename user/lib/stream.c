@@ -167,11 +167,12 @@ static int read_rest(struct conn_core *core, bool ended)
 	r = read_spill(core);
 	if (r != -EAGAIN)
 		return r;
-	if (!has_all(core))
-		return check_spill(core);
+	/* No longer counted. */
 	if (steer_lost(core))
 		return conn_fail(conn_of(core), -ECONNABORTED,
 				 "without sluiced nobody knows if that was all");
+	if (!has_all(core))
+		return check_spill(core);
 	/* From here on it is a socket like any other, which is never granted. */
 	word_hold(core->steer.word);
 	stream_close(core);
@@ -190,7 +191,7 @@ int stream_fetch(struct conn_core *core)
 
 	if (r != -EAGAIN)
 		return r;
-	if (!has_all(core))
+	if (!has_all(core) && !steer_lost(core))
 		return check_spill(core);
 	if (s->lags) {
 		stream_close(core);
