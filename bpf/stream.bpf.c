@@ -13,18 +13,19 @@
  * it reads. Until it is there it stays charged to its sender, which so meets a
  * slow receiver; and nothing that the sender does reaches that socket.
  *
- * Order is that of steer.bpf.c, with one more condition. On its way to the spill
- * socket a piece is charged to its sender, there it is not any more; so it is
- * counted in `spilled` before it goes. A piece is steered only if all that was
- * spilled before had been read when the receiver granted (`granted`), which it
- * looks at, like what is charged, before and after it wins the swap to ON. A
- * piece that is alone was sent by the thread that runs the program: others would
- * be charged as well. So the ring never has it before what the same thread sent
- * earlier. selftests/stream.pml is the model.
+ * Order: the word is that of steer.bpf.c, but what a piece waits for is another. On
+ * its way to the spill socket a piece is charged to its sender, there it is not any
+ * more; so it is counted in `spilled` before it goes, and a piece is steered only if
+ * all that was spilled had been read when the receiver granted (`granted`). What
+ * one thread sends passes here one after the other. selftests/landing.pml is the
+ * model.
  *
- * Two threads that send on one socket at once are never alone: their pieces are
- * spilled. The kernel does not hold a lock from the queue to here, so that one of
- * them may be given the other's piece, stand still, and so spill it late.
+ * Threads that send on one socket at once may be given each other's pieces: the
+ * kernel holds no lock from the queue to here. One that then stands still delays a
+ * piece of another, which goes on and may so be overtaken by its own. Such threads
+ * see each other's charge and are spilled, which makes that rare, and not
+ * impossible: so landing is for services whose configuration says that it does not
+ * happen.
  */
 #include "gate.bpf.h"
 #include "stream.h"
@@ -50,7 +51,7 @@ static __always_inline bool in_order(struct sluice_steer_conn *conn,
 	       LOAD(conn->spilled) == LOAD(conn->granted);
 }
 
-/* May the ring have this piece? As in steer.bpf.c; both looks matter. */
+/* May the ring have this piece? */
 static __always_inline __u32 may_land(struct sluice_steer_conn *conn,
 				      struct sock *sender, __u32 truesize)
 {
@@ -63,8 +64,7 @@ static __always_inline __u32 may_land(struct sluice_steer_conn *conn,
 	if (seen == SLUICE_STEER_ON)
 		return 0;
 	if (COMPARE_AND_SWAP(&conn->word, SLUICE_STEER_GRANTED,
-			     SLUICE_STEER_ON) != SLUICE_STEER_GRANTED ||
-	    !in_order(conn, sender, truesize))
+			     SLUICE_STEER_ON) != SLUICE_STEER_GRANTED)
 		return VERDICT(pass_charged);
 	count(VERDICT(grants_taken), 1);
 	return 0;
