@@ -8,6 +8,7 @@
  * Order between ring and queue (PROTOCOL.md section 15) hangs on the word of
  * the connection and on what is charged to the sender.
  */
+#include "gate.bpf.h"
 #include "steer.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -44,15 +45,6 @@ static __always_inline __u32 find_sender(struct __sk_buff *ctx, __u32 type,
 	    (type == SOCK_DGRAM && receiver->addr))
 		return VERDICT(pass_peer);
 	return 0;
-}
-
-/*
- * Whether this message is all that is charged to its sender: none of its others
- * is on the way, queued, or half received. 1 is what a living socket counts.
- */
-static __always_inline bool alone(struct sock *sender, __u32 truesize)
-{
-	return LOAD(sender->sk_wmem_alloc.refs.counter) == (int)(1 + truesize);
 }
 
 /*
@@ -111,21 +103,6 @@ static __always_inline __u32 steer_message(struct message *m, __u32 *word,
 					  steer_landing(m, len);
 }
 
-/*
- * A message left to the queue ends steering: HOLD comes before the message is
- * queued, so whoever sees ON knows the queue is empty. spills tells the
- * receiver to look.
- */
-static __always_inline void spill(void *slots, __u32 *word)
-{
-	__u32 *spills = element(
-		slots, offsetof(struct sluice_steer_ring, spills) / STEER_LINE);
-
-	COMPARE_AND_SWAP(word, SLUICE_STEER_ON, SLUICE_STEER_HOLD);
-	if (spills)
-		__sync_fetch_and_add(spills, 1);
-}
-
 static __always_inline __u32 steer_conn(struct message *m,
 					const struct steer_conn_entry *entry)
 {
@@ -150,30 +127,6 @@ static __always_inline __u32 steer_conn(struct message *m,
 	return verdict;
 }
 
-/*
- * The socket's entry, and a copy of what it says. The kernel reuses the memory of
- * a deleted entry at once, though we may be looking at it: it was this socket's
- * while we copied if it still is afterwards. (It cannot have been away and come
- * back: sluiced lets a grace period pass before it inserts a cookie again.)
- */
-static __always_inline struct steer_conn_entry *
-find_entry(struct __sk_buff *ctx, struct steer_conn_entry *copy)
-{
-	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct steer_conn_entry *entry;
-
-	entry = bpf_map_lookup_elem(&conns, &cookie);
-	if (!entry)
-		return NULL;
-	copy->ring = entry->ring;
-	copy->conn = entry->conn;
-	copy->hash_first = entry->hash_first;
-	copy->hash_count = entry->hash_count;
-	copy->type = entry->type;
-	copy->flags = entry->flags;
-	return bpf_map_lookup_elem(&conns, &cookie) == entry ? entry : NULL;
-}
-
 SEC("socket")
 int steer(struct __sk_buff *ctx)
 {
@@ -181,7 +134,7 @@ int steer(struct __sk_buff *ctx)
 	struct steer_conn_entry *entry, copy;
 	__u32 verdict;
 
-	entry = find_entry(ctx, &copy);
+	entry = find_entry(bpf_get_socket_cookie(ctx), &copy);
 	if (!entry) {
 		count(VERDICT(pass_unknown), 1);
 		return PASS;

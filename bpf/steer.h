@@ -33,7 +33,7 @@ struct steer_conn_entry {
 	__u32 hash_count; /* 0: always `ring` */
 	__u64 endpoint; /* as in struct sluice_control */
 	__u32 uid; /* of the client that attached it */
-	__u32 type; /* SOCK_SEQPACKET or SOCK_DGRAM */
+	__u32 type; /* SOCK_SEQPACKET, ... */
 	__u32 flags; /* SLUICE_ATTACH_F_FRAMES or 0 */
 	__u32 __resv;
 	__u64 netns; /* cookie of the socket's network namespace */
@@ -62,6 +62,7 @@ struct steer_counters {
 	__u64 steered_large;
 	__u64 steered_frames; /* DATA frames of aware senders */
 	__u64 steered_slots; /* slots in them */
+	__u64 steered_pieces; /* of STREAM, of those by size above */
 	__u64 grants_taken; /* GRANTED to STEER */
 	__u64 doorbells;
 	/* left to the queue */
@@ -78,6 +79,8 @@ struct steer_counters {
 	__u64 pass_peer; /* not two sockets that are each other's peer */
 	__u64 pass_frame; /* a frame other than DATA, or a malformed one */
 	__u64 pass_contended; /* other CPUs claimed positions too often */
+	/* neither */
+	__u64 pieces_lost; /* of STREAM: the receiver's spill socket was closed */
 };
 
 #endif

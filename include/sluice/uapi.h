@@ -246,7 +246,10 @@ struct sluice_steer_control {
  */
 struct sluice_steer_conn {
 	__u32 word; /* SLUICE_STEER_*; changed by compare-and-swap only */
-	__u32 __resv[15];
+	__u32 __resv0;
+	__u64 spilled; /* STREAM, by BPF: bytes sent to the spill socket */
+	__u64 granted; /* STREAM, the receiver's: bytes read there when it granted */
+	__u32 __resv[10];
 };
 
 #define SLUICE_STEER_HOLD 0 /* messages go to the queue */
@@ -267,7 +270,8 @@ struct sluice_steer_conn {
 #define SLUICE_CONTROL_CLAIM \
 	2 /* [1: ring map of ring 0 -> 0] after a restart of sluiced */
 #define SLUICE_CONTROL_DESTROY 3 /* [0 -> 0] */
-#define SLUICE_CONTROL_ATTACH 4 /* [1: the connected socket -> 0] */
+#define SLUICE_CONTROL_ATTACH \
+	4 /* [1: the connected socket -> 0; STREAM: 2, the spill sockets] */
 #define SLUICE_CONTROL_DETACH \
 	5 /* [0 -> 0] once it is answered, conn may be used again */
 #define SLUICE_CONTROL_QUERY 6 /* [0 -> 0] use and limits of the client's uid */
@@ -286,6 +290,7 @@ struct sluice_steer_conn {
 
 #define SLUICE_ATTACH_F_HASH 0x1u /* plain payload: ring by its first 8 bytes */
 #define SLUICE_ATTACH_F_FRAMES 0x2u /* the peer is aware: it sends frames */
+#define SLUICE_ATTACH_F_LAGS 0x4u /* reply, STREAM: nothing lands; see section 15 */
 
 struct sluice_control_create {
 	__u32 rings; /* 1 to SLUICE_RINGS_MAX */
@@ -495,6 +500,9 @@ SLUICE_AT(sluice_steer_control, head, 0);
 SLUICE_AT(sluice_steer_control, asleep, 64);
 SLUICE_ASSERT(sizeof(struct sluice_steer_conn) == 64);
 SLUICE_AT(sluice_steer_conn, word, 0);
+SLUICE_AT(sluice_steer_conn, spilled, 8);
+SLUICE_AT(sluice_steer_conn, granted, 16);
+SLUICE_AT(sluice_steer_conn, __resv, 24);
 SLUICE_ASSERT(sizeof(struct sluice_control) == 64);
 SLUICE_AT(sluice_control, magic, 0);
 SLUICE_AT(sluice_control, type, 4);

@@ -27,6 +27,7 @@ const struct counter counters[] = {
 	COUNTER(steered_large, "in a landing slot of 1 MiB"),
 	COUNTER(steered_frames, "frames of aware senders"),
 	COUNTER(steered_slots, "slots in those frames"),
+	COUNTER(steered_pieces, "pieces of streams, by size above"),
 	COUNTER(grants_taken, "times that steering began again"),
 	COUNTER(doorbells, "doorbells"),
 	COUNTER(pass_unknown, "to sockets that are not attached any more"),
@@ -42,6 +43,7 @@ const struct counter counters[] = {
 	COUNTER(pass_peer, "not from the peer"),
 	COUNTER(pass_frame, "frames other than DATA"),
 	COUNTER(pass_contended, "too many senders at once"),
+	COUNTER(pieces_lost, "pieces of streams whose receiver was closed"),
 };
 const unsigned int counter_count = sizeof(counters) / sizeof(counters[0]);
 

@@ -2,12 +2,18 @@
 /* ATTACH and DETACH of connections. */
 #include <bpf/bpf.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
+#include "foreign.h"
 #include "log.h"
 #include "request.h"
+#include "service.h"
+#include "stream.h"
 
 /*
  * What is asked of the socket can be asked of any fd without waiting for whoever
@@ -26,8 +32,6 @@ static int check_socket(int fd, __u32 *type, __u64 *cookie)
 	len = sizeof(kind);
 	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &len))
 		return errno;
-	if (kind != SOCK_SEQPACKET && kind != SOCK_DGRAM)
-		return EPROTOTYPE;
 	len = sizeof(name);
 	if (getpeername(fd, (struct sockaddr *)&name, &len))
 		return errno;
@@ -52,6 +56,19 @@ static bool has_conn_quota(const struct request *request)
 			sweep_for_quota(request->server);
 	}
 	return false;
+}
+
+/* Of a service whose configuration says so; pieces are not hashed, nor frames. */
+static int check_stream(const struct request *request, __u64 cookie)
+{
+	if (!services_may_land(request->server, cookie))
+		return EPROTOTYPE;
+	if (request->frame.attach.flags)
+		return EINVAL;
+	if (client_fds_owed(request->server, request->client->user) + 2 >
+	    FDS_OWED_MAX)
+		return EBUSY;
+	return 0;
 }
 
 static int check_attach(const struct request *request)
@@ -89,6 +106,71 @@ static int attach_program(int fd, int program)
 	return -1;
 }
 
+static void forget(struct server *server, __u64 cookie)
+{
+	struct conn *conn = conn_find(&server->tables, cookie);
+
+	bpf_map_delete_elem(server->programs.conns, &cookie);
+	if (conn && conn->state == CONN_ATTACHED)
+		conn_free(&server->tables, conn);
+}
+
+/* Its entry is there. What the kernel did while it was inserted takes a worker. */
+static int attach_stream(struct request *request, __u64 cookie)
+{
+	struct server *server = request->server;
+	struct job *job = NULL;
+	int r = stream_attach(&server->programs, request->fd, cookie,
+			      request->fds);
+
+	if (r == STREAM_LAGS) {
+		job = request_job(JOB_SETTLE, request->endpoint);
+		if (job)
+			job->socket = fcntl(request->fd, F_DUPFD_CLOEXEC, 3);
+		if (!job || job->socket < 0) {
+			/* in the map, and cannot be left there: end it */
+			request->endpoint->jobs -= !!job;
+			free(job);
+			shutdown(request->fd, SHUT_RDWR);
+			close(request->fds[0]);
+			close(request->fds[1]);
+			r = -EIO;
+		}
+	}
+	if (r < 0) {
+		forget(server, cookie);
+		return -r;
+	}
+	request->client->fds_owed += 2;
+	if (!r) {
+		request->fd_count = 2;
+		request->frame.attach.flags = 0;
+		return 0;
+	}
+	job->cookie = cookie;
+	job->fds[0] = request->fds[0];
+	job->fds[1] = request->fds[1];
+	request_submit(server, job, request);
+	return LATER;
+}
+
+int attach_settled(struct server *server, struct job *job)
+{
+	bool waited = !foreign_close(job->socket, FOREIGN_WAIT_NS);
+
+	if (job->error) {
+		log_client("uid %u: a piece of a stream was lost while its "
+			   "socket was attached: %s",
+			   job->uid, strerror(-job->error));
+		forget(server, job->cookie);
+		close(job->fds[0]);
+		close(job->fds[1]);
+	}
+	if (waited)
+		client_shun(server, job->endpoint->user);
+	return job->error ? 0 : 2;
+}
+
 int request_attach(struct request *request)
 {
 	const struct sluice_control_attach *attach = &request->frame.attach;
@@ -113,6 +195,8 @@ int request_attach(struct request *request)
 
 	if (!r)
 		r = check_socket(request->fd, &entry.type, &cookie);
+	if (!r && entry.type == SOCK_STREAM)
+		r = check_stream(request, cookie);
 	if (r)
 		return r;
 	conn = conn_find(tables, cookie);
@@ -125,7 +209,8 @@ int request_attach(struct request *request)
 		return EDQUOT;
 	if (getsockopt(request->fd, SOL_SOCKET, SO_NETNS_COOKIE, &entry.netns,
 		       &len) ||
-	    attach_program(request->fd, programs->steer))
+	    (entry.type != SOCK_STREAM &&
+	     attach_program(request->fd, programs->steer)))
 		return errno;
 	if (conn)
 		conn_free(tables, conn);
@@ -133,7 +218,9 @@ int request_attach(struct request *request)
 		     entry.netns))
 		return ENOMEM;
 	if (!bpf_map_update_elem(programs->conns, &cookie, &entry, BPF_NOEXIST))
-		return 0;
+		return entry.type == SOCK_STREAM ?
+			       attach_stream(request, cookie) :
+			       0;
 	r = errno == E2BIG ? ENOSPC : errno;
 	conn_free(tables, conn_find(tables, cookie));
 	return r;

@@ -78,6 +78,7 @@ static const struct key {
 	SERVICE_KEY("service.owner", TEXT, owner, 0, 0),
 	SERVICE_KEY("service.group", TEXT, group, 0, 0),
 	SERVICE_KEY("service.half_close", BOOLEAN, half_close, 0, 0),
+	SERVICE_KEY("service.landing", BOOLEAN, landing, 0, 0),
 	SERVICE_KEY("service.limit_per_uid", NUMBER, limit_per_uid, 0, 262144),
 	SERVICE_KEY("service.bind_user", TEXT, bind_user, 0, 0),
 	SERVICE_KEY("service.bind_group", TEXT, bind_group, 0, 0),

@@ -47,6 +47,7 @@ struct service_config {
 	uint64_t mode;
 	char owner[64], group[64]; /* of the socket; empty: leave it */
 	bool half_close; /* a side may end its sending and go on receiving */
+	bool landing; /* what plain clients send lands in backends' pools */
 	uint64_t limit_per_uid; /* connections; 0: none */
 	char bind_user[64], bind_group[64]; /* who may be a backend, or empty */
 	char intercept[SERVICE_PATH_SIZE]; /* whose connects come here, or empty */

@@ -109,6 +109,7 @@ void request_finish(struct server *server, struct job *job)
 		[JOB_CREATE] = SLUICE_CONTROL_CREATE,
 		[JOB_DESTROY] = SLUICE_CONTROL_DESTROY,
 		[JOB_GRACE] = SLUICE_CONTROL_DETACH,
+		[JOB_SETTLE] = SLUICE_CONTROL_ATTACH,
 	};
 	struct endpoint *endpoint = job->endpoint;
 	struct sluice_control frame = {
@@ -126,6 +127,9 @@ void request_finish(struct server *server, struct job *job)
 		finish_create(server, job, &frame, &fd_count);
 	} else if (job->type == JOB_DESTROY) {
 		endpoint->state = ENDPOINT_DEAD;
+	} else if (job->type == JOB_SETTLE) {
+		fd_count = attach_settled(server, job);
+		frame.attach.flags = fd_count ? SLUICE_ATTACH_F_LAGS : 0;
 	} else {
 		conn_free(&server->tables, job->conn);
 	}

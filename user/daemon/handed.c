@@ -30,6 +30,15 @@ void handed_forget(struct visit *visit)
 	tdelete(visit, &visit->service->server->services->handed, by_cookie);
 }
 
+bool services_may_land(const struct server *server, uint64_t cookie)
+{
+	const struct visit key = { .cookie = cookie };
+	struct visit **found =
+		tfind(&key, &server->services->handed, by_cookie);
+
+	return found && (*found)->service->config.landing;
+}
+
 void services_seen(struct server *server, uint64_t cookie)
 {
 	const struct visit key = { .cookie = cookie };

@@ -24,6 +24,7 @@
 #include "adopt.h"
 #include "log.h"
 #include "pins.h"
+#include "stream.h"
 
 /* libbpf's complaints are held back until it is clear that loading failed. */
 static char complaints[4096];
@@ -198,6 +199,21 @@ static void pin_conn_list(struct programs *programs)
 	complaints[0] = 0;
 }
 
+/* STREAM is received by recv() without it. */
+static void open_stream(struct programs *programs)
+{
+	int r = stream_open(programs);
+
+	if (!r)
+		return;
+	log_warning("what plain clients send over STREAM cannot be landed: %s",
+		    strerror(-r));
+	report_complaints(LOG_LEVEL_DEBUG);
+	if (programs->streams >= 0)
+		close(programs->streams);
+	programs->streams = -1;
+}
+
 /* Opening ----------------------------------------------------------------- */
 
 int programs_open(struct programs *programs, const char *pin_dir,
@@ -218,6 +234,8 @@ int programs_open(struct programs *programs, const char *pin_dir,
 		.guard = -1,
 		.refusals = -1,
 		.socket_list = -1,
+		.stream_look = -1,
+		.streams = -1,
 	};
 	libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
 	libbpf_set_print(collect);
@@ -244,6 +262,8 @@ int programs_open(struct programs *programs, const char *pin_dir,
 		r = load_socket_list(programs);
 	if (!r)
 		pin_conn_list(programs);
+	if (!r)
+		open_stream(programs);
 	return r;
 }
 
@@ -284,7 +304,8 @@ void programs_close(struct programs *programs)
 		programs->steer,       programs->conns,	   programs->rings,
 		programs->landings,    programs->controls, programs->doorbells,
 		programs->counters,    programs->guard,	   programs->refusals,
-		programs->socket_list, programs->lock,
+		programs->socket_list, programs->lock,	   programs->stream_look,
+		programs->streams,
 	};
 
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {

@@ -25,6 +25,7 @@ struct programs {
 	int guard; /* the program that goes on control connections */
 	int refusals; /* map: ring buffer of what it dropped */
 	int socket_list; /* iterator: cookies of the AF_UNIX sockets that live */
+	int stream_look, streams; /* a program and a map of stream.h; or -1 */
 };
 
 /*

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "foreign.h"
 #include "log.h"
@@ -103,12 +104,13 @@ static void complain(struct client *client, const struct sluice_control *frame,
 }
 
 static void answer(struct server *server, struct client *client,
-		   struct sluice_control *frame, int error)
+		   struct sluice_control *frame, int error, const int *fds,
+		   int fd_count)
 {
 	frame->magic = SLUICE_CONTROL_MAGIC;
 	frame->flags = SLUICE_CONTROL_F_REPLY;
 	frame->error = (__u32)error;
-	client_reply(server, client, frame, NULL, 0, NULL, 0);
+	client_reply(server, client, frame, NULL, 0, fds, fd_count);
 }
 
 void request_refuse(struct server *server, struct client *client,
@@ -116,7 +118,7 @@ void request_refuse(struct server *server, struct client *client,
 {
 	complain(client, frame, error);
 	memset(frame->__resv, 0, sizeof(frame->__resv));
-	answer(server, client, frame, error);
+	answer(server, client, frame, error, NULL, 0);
 }
 
 void request_handle(struct server *server, struct client *client,
@@ -136,6 +138,8 @@ void request_handle(struct server *server, struct client *client,
 		r = kind->handle(&request);
 	/* A copy kept would hide from its peer that it was closed. */
 	if (fd >= 0 && !foreign_close(fd, FOREIGN_WAIT_NS)) {
+		for (int i = 0; i < request.fd_count; i++)
+			close(request.fds[i]);
 		client_shun(server, client->user);
 		return;
 	}
@@ -145,7 +149,8 @@ void request_handle(struct server *server, struct client *client,
 		request_refuse(server, client, &request.frame, r);
 		return;
 	}
-	if (!kind->reports)
+	if (!kind->reports && !request.fd_count)
 		memset(request.frame.__resv, 0, sizeof(request.frame.__resv));
-	answer(server, client, &request.frame, 0);
+	answer(server, client, &request.frame, 0, request.fds,
+	       request.fd_count);
 }

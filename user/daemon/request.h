@@ -36,6 +36,8 @@ struct request {
 	struct endpoint *endpoint; /* the one it names, if its type needs one */
 	struct sluice_control frame; /* the request, then the reply */
 	int fd; /* -1: none */
+	int fds[2]; /* of the reply */
+	int fd_count;
 };
 
 /* A handler returns 0, an errno, or this: it has answered, or a job will. */
@@ -52,6 +54,9 @@ int request_drain(struct request *request);
 int request_service_bind(struct request *request);
 int request_service_accept(struct request *request);
 int request_services(struct request *request);
+
+/* After SETTLE: how many of job->fds the reply has. */
+int attach_settled(struct server *server, struct job *job);
 
 /* A job about an endpoint, NULL without memory; for a request or for nobody. */
 struct job *request_job(enum job_type type, struct endpoint *endpoint);

@@ -340,7 +340,8 @@ bool services_redirect(const struct config *config)
 {
 	const struct service_config *service = config->services;
 
-	while (service && (service->half_close || service->type != SOCK_STREAM))
+	while (service && ((service->half_close && !service->landing) ||
+			   service->type != SOCK_STREAM))
 		service = service->next;
 	return service;
 }

@@ -142,6 +142,8 @@ void services_stop(struct server *server);
 void services_client_gone(struct server *server, struct client *client);
 /* As a walk over all sockets meets them; and those it has not met are gone. */
 void services_seen(struct server *server, uint64_t cookie);
+/* Was it handed to a backend of a service that has landing? */
+bool services_may_land(const struct server *server, uint64_t cookie);
 uint32_t services_drop_unseen(struct server *server, uint32_t since,
 			      bool count_only);
 

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 
+#include "stream.h"
+
 struct queue {
 	struct queue *next;
 	uid_t uid;
@@ -105,6 +107,8 @@ static void run(const struct programs *programs, struct job *job)
 	if (job->type == JOB_CREATE)
 		job->error = maps_create(programs, job->identity, job->fds,
 					 &job->ring_id);
+	else if (job->type == JOB_SETTLE)
+		job->error = stream_settle(programs, job->socket, job->cookie);
 	else
 		maps_destroy(programs, job->identity,
 			     (const __u64 *)job->cookies, job->cookie_count);

@@ -2,7 +2,7 @@
 /*
  * Work on maps, which takes milliseconds, off the main thread.
  *
- * CREATE and DESTROY jobs wait in a queue for each uid; WORKER_THREADS threads
+ * CREATE, DESTROY and SETTLE jobs wait in a queue for each uid; WORKER_THREADS threads
  * take the first of each queue in turn, and never two of the same uid at once: so
  * a uid with a hundred jobs delays another's by one at most. GRACE jobs have a
  * thread of their own, which waits once for all that it finds.
@@ -24,6 +24,7 @@ enum job_type {
 	JOB_CREATE, /* maps_create() */
 	JOB_DESTROY, /* maps_destroy() */
 	JOB_GRACE, /* maps_grace() */
+	JOB_SETTLE, /* stream_settle() */
 };
 
 struct job {
@@ -40,9 +41,11 @@ struct job {
 	const struct identity *identity;
 	uint64_t *cookies; /* DESTROY: sockets attached to it */
 	size_t cookie_count;
+	int socket; /* SETTLE: an fd of the receiver, whose cookie is: */
+	uint64_t cookie;
 	int error;
-	uint32_t ring_id; /* of CREATE, as is fds */
-	int fds[MAP_FDS_MAX];
+	uint32_t ring_id; /* of CREATE */
+	int fds[MAP_FDS_MAX]; /* of CREATE; of SETTLE: spill sockets */
 };
 
 struct worker;

@@ -322,6 +322,7 @@ services_start()
 		half_close = no
 		[service aware]
 		listen = $tmp/aware
+		landing = yes
 	EOF
 	mkdir "$tmp/nginx"
 	cp "$tmp/in/random-64M" "$tmp/nginx/file"
@@ -367,7 +368,8 @@ else
 		    read and written $(service web sluiced bytes to_clients) of those bytes, until the kernel took over.
 		  curl --unix-socket $tmp/aware --data-binary @random-64M http://x/
 		    "$got", says the aware server, which has curl's own socket:
-		    sluiced has read and written $(service aware sluiced bytes to_backends).
+		    sluiced has read and written $(service aware sluiced bytes to_backends). Of what curl sent, $(sum steered_pieces)
+		    pieces of 32 KiB or less landed in the server's pool while curl was in send().
 	EOF
 fi
 

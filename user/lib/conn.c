@@ -101,6 +101,7 @@ int conn_new(struct sluice_conn **out, const struct sluice_options *options)
 	core->options = *options;
 	core->flags = options->flags;
 	core->fd = core->link_fd = -1;
+	core->steer.spill[0] = core->steer.spill[1] = -1;
 	core->steer.epoll_fd = core->steer.event_fd = -1;
 	list_init(&core->pool_link);
 	list_init(&core->set_link);
@@ -393,7 +394,7 @@ static void steer_info(const struct conn_core *core,
 	info->spilled = s->spilled;
 	if (s->word)
 		info->steer_conn = s->conn;
-	else if (!error)
+	if (!error && (!s->word || s->lags))
 		error = s->error;
 	info->steer_error = error;
 	if (lost) {

@@ -475,14 +475,39 @@ static int find_entry(struct sluice_ring *ring, uint32_t *index)
 	}
 }
 
+static int take_spill(struct conn_core *core, const int *spill,
+		      unsigned int count, uint32_t flags)
+{
+	if (count == 2) {
+		stream_attached(core, spill, flags);
+		return 0;
+	}
+	if (count)
+		close(spill[0]);
+	return -EPROTO;
+}
+
+/*
+ * Is the socket in the map, perhaps, with nobody to read what is spilled? Or has a
+ * piece been lost: then there is no way to go on either.
+ */
+static bool attach_is_unclear(const struct sluice_control *answer, int r)
+{
+	return r == -EIO || r == -EPROTO ||
+	       (r && !(answer->flags & SLUICE_CONTROL_F_REPLY) &&
+		r != -EPIPE && r != -ECONNRESET); /* it was not sent */
+}
+
 int ring_attach(struct sluice_ring *ring, struct conn_core *core, int fd,
 		uint32_t flags)
 {
 	struct sluice_endpoint *endpoint = ring->endpoint;
 	struct sluice_control request = { .type = SLUICE_CONTROL_ATTACH };
+	unsigned int count = core->stream ? 2 : 0;
+	struct sluice_steer_conn *line;
 	struct ring_entry *entry;
 	uint32_t index, number;
-	int r;
+	int spill[2], r;
 
 	pthread_mutex_lock(&endpoint->lock);
 	r = daemon_ready(endpoint);
@@ -500,9 +525,17 @@ int ring_attach(struct sluice_ring *ring, struct conn_core *core, int fd,
 							 .flags = flags };
 	core->steer.conn = number;
 	entry->core = core;
-	__atomic_store_n(ring_word(ring, number), SLUICE_STEER_HOLD,
-			 __ATOMIC_SEQ_CST);
-	r = daemon_call(endpoint, &request, fd, NULL, NULL);
+	line = (void *)ring_word(ring, number);
+	line->spilled = line->granted = 0;
+	__atomic_store_n(&line->word, SLUICE_STEER_HOLD, __ATOMIC_SEQ_CST);
+	r = daemon_call(endpoint, &request, fd, count ? spill : NULL,
+			count ? &count : NULL);
+	if (!r && core->stream)
+		r = take_spill(core, spill, count, request.attach.flags);
+	if (core->stream && attach_is_unclear(&request, r))
+		conn_fail(conn_of(core), r == -EIO ? r : -ECONNABORTED,
+			  r == -EIO ? "the kernel lost a piece of the stream" :
+				      "sluiced is gone: is it attached?");
 	if (r) {
 		/* Without an answer nobody knows: detach in any case. */
 		entry->core = NULL;

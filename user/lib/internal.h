@@ -189,7 +189,7 @@ struct steering {
 	struct sluice_ring *ring; /* NULL: it is not to be steered */
 	uint32_t *word; /* SLUICE_STEER_*; NULL: not attached */
 	uint32_t conn; /* what slots for it carry */
-	int error; /* why there is no ring, or it is not attached */
+	int error; /* why there is no ring, or it is not attached, or lags */
 	uint32_t calls; /* endpoint.calls when it was last tried */
 	bool armed; /* counted in ring.armed */
 	bool told; /* the socket has something, says poll */
@@ -209,6 +209,11 @@ struct steering {
 	bool event_up;
 	struct watcher watcher;
 	uint64_t steered, spilled;
+	/* STREAM: stream.c */
+	int spill[2]; /* what is redirected to, what is read; or -1 */
+	uint64_t spill_read; /* bytes */
+	uint32_t tries; /* to attach */
+	bool lags; /* in HOLD, for good */
 };
 
 /* Messages that are taken from a socket at once. */
@@ -541,8 +546,26 @@ int plain_look(struct conn_core *core, int flags, void *data, size_t size,
 int plain_fetch(struct conn_core *core);
 /* A copy of a message that was taken from the socket. 1, or conn_fail()'s. */
 int plain_append(struct conn_core *core, const void *from, size_t len);
+/* Room of the thread's own for any message: more than the kernel lets anybody send. */
+#define PLAIN_SCRATCH (8u << 20)
+void *plain_scratch(void);
 /* Memory of a message is no longer needed. */
 void plain_buffer_give(struct conn_core *core, void *data);
+
+/* stream.c ---------------------------------------------------------------- */
+
+/* Has all that came been received, so that what comes next may land? */
+bool stream_may_attach(struct conn_core *core);
+/* Takes the spill sockets; flags: of the reply. */
+void stream_attached(struct conn_core *core, const int *spill, uint32_t flags);
+void stream_close(struct conn_core *core);
+/* As plain_fetch(); when -EAGAIN comes without spill sockets, the conn's is next. */
+int stream_fetch(struct conn_core *core);
+/* Has all that was spilled been read? Says so to the program. */
+bool stream_may_grant(struct conn_core *core);
+/* The spill socket in an epoll, if there is one. 0 or -errno. */
+int stream_watch(const struct conn_core *core, int epoll_fd, void *data);
+void stream_unwatch(const struct conn_core *core, int epoll_fd);
 
 /* steer.c ----------------------------------------------------------------- */
 
@@ -582,7 +605,7 @@ void steer_disarm(struct conn_core *core);
 int steer_fd(struct conn_core *core);
 /* Makes it fire for these poll events of the socket; as what, it returns. */
 short steer_listen(struct conn_core *core, short events);
-#define STEER_POLL_FDS 3
+#define STEER_POLL_FDS 4
 struct pollfd;
 /* What a sleep is to poll besides the socket. Returns how many. */
 unsigned int steer_poll_fds(struct conn_core *core, uint32_t what,
@@ -608,6 +631,9 @@ void set_forget(struct sluice_conn *conn);
 void set_keep_closing(struct sluice_conn *conn);
 /* A conn in a set is disarmed, or has been brought something. */
 void set_make_hot(struct conn_core *core);
+/* Its spill socket comes, or goes. */
+void set_watch_stream(struct conn_core *core);
+void set_unwatch_stream(struct conn_core *core);
 
 /* uring.c ----------------------------------------------------------------- */
 

@@ -18,9 +18,7 @@
 #define COPY_MAX 16384
 /* Several at once: if the last one was no longer than this. */
 #define BATCH_LEN_MAX 4096
-/* More than the kernel lets anybody send: a message is one allocation and frags. */
-#define PLACE_BYTES (8u << 20)
-#define SCRATCH_BYTES (PLAIN_BATCH * PLACE_BYTES)
+#define SCRATCH_BYTES (PLAIN_BATCH * PLAIN_SCRATCH)
 
 union control {
 	char space[CMSG_SPACE(sizeof(struct timeval))];
@@ -88,7 +86,7 @@ static bool scratch_make(void)
 	if (memory == MAP_FAILED)
 		return false;
 	/* Of all places but the first, a few bytes are used. */
-	madvise((uint8_t *)memory + PLACE_BYTES, SCRATCH_BYTES - PLACE_BYTES,
+	madvise((uint8_t *)memory + PLAIN_SCRATCH, SCRATCH_BYTES - PLAIN_SCRATCH,
 		MADV_NOHUGEPAGE);
 	scratch = memory;
 	pthread_setspecific(scratch_key, memory);
@@ -134,7 +132,7 @@ int plain_append(struct conn_core *core, const void *from, size_t len)
 {
 	void *data;
 
-	if (len > PLACE_BYTES)
+	if (len > PLAIN_SCRATCH)
 		return conn_fail(conn_of(core), -EMSGSIZE,
 				 "message is longer than any can be");
 	data = buffer_take(core, len);
@@ -145,6 +143,11 @@ int plain_append(struct conn_core *core, const void *from, size_t len)
 	return 1;
 }
 
+void *plain_scratch(void)
+{
+	return scratch_make() ? scratch : NULL;
+}
+
 static int fetch_one(struct conn_core *core)
 {
 	size_t n = 0;
@@ -152,7 +155,7 @@ static int fetch_one(struct conn_core *core)
 
 	if (!scratch_make())
 		return -ENOMEM;
-	r = plain_look(core, 0, scratch, PLACE_BYTES, &n);
+	r = plain_look(core, 0, scratch, PLAIN_SCRATCH, &n);
 	return r == 1 ? plain_append(core, scratch, n) : r;
 }
 
@@ -189,8 +192,8 @@ static int fetch_batch(struct conn_core *core)
 	if (!scratch_make())
 		return -ENOMEM;
 	for (i = 0; i < PLAIN_BATCH; i++) {
-		iov[i].iov_base = scratch + (size_t)i * PLACE_BYTES;
-		iov[i].iov_len = PLACE_BYTES;
+		iov[i].iov_base = scratch + (size_t)i * PLAIN_SCRATCH;
+		iov[i].iov_len = PLAIN_SCRATCH;
 		msgs[i].msg_hdr.msg_iov = &iov[i];
 		msgs[i].msg_hdr.msg_iovlen = 1;
 		msgs[i].msg_hdr.msg_control = &control[i];
@@ -213,6 +216,11 @@ int plain_fetch(struct conn_core *core)
 	int r;
 
 	core->plain_first = 0;
+	if (core->steer.spill[1] >= 0) {
+		r = stream_fetch(core);
+		if (r != -EAGAIN || core->steer.spill[1] >= 0)
+			return r;
+	}
 	ask_for_times(core);
 	if (core->plain_last_len > COPY_MAX && !core->stream)
 		r = fetch_long(core);

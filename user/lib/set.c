@@ -93,6 +93,15 @@ static void unfocus(struct conn_core *core)
 
 /* Conns ------------------------------------------------------------------- */
 
+/* A dup of the fd elsewhere would keep it in the epoll: be explicit. */
+static void leave(struct sluice_set *set, struct conn_core *core)
+{
+	if (core->uring)
+		uring_leave(core);
+	else
+		epoll_ctl(set->epoll_fd, EPOLL_CTL_DEL, core->fd, NULL);
+}
+
 void set_forget(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
@@ -104,13 +113,20 @@ void set_forget(struct sluice_conn *conn)
 	count_other(core, false);
 	unfocus(core);
 	list_remove(&core->set_link);
-	/* A dup of the fd elsewhere would keep it in the epoll: be explicit. */
-	if (core->uring)
-		uring_leave(core);
-	else
-		epoll_ctl(core->set->epoll_fd, EPOLL_CTL_DEL, core->fd, NULL);
+	leave(core->set, core);
+	set_unwatch_stream(core);
 	core->set = NULL;
 	conn_disarm(conn);
+}
+
+void set_watch_stream(struct conn_core *core)
+{
+	stream_watch(core, core->set->epoll_fd, core);
+}
+
+void set_unwatch_stream(struct conn_core *core)
+{
+	stream_unwatch(core, core->set->epoll_fd);
 }
 
 static int listen_for(struct conn_core *core, uint32_t events)
@@ -225,6 +241,11 @@ int sluice_set_add(struct sluice_set *set, struct sluice_conn *conn,
 		r = epoll_ctl(set->epoll_fd, EPOLL_CTL_ADD, core->fd, &event) ?
 			    -errno :
 			    0;
+	if (!r) {
+		r = stream_watch(core, set->epoll_fd, core);
+		if (r)
+			leave(set, core);
+	}
 	if (r) {
 		if (core->steer.ring)
 			set_ring_leave(set, core->steer.ring);

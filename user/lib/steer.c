@@ -71,6 +71,8 @@ int steer_open(struct sluice_conn *conn, int error)
 		return -EINVAL;
 	}
 	core->steer.ring = &endpoint->rings[o->ring];
+	if (core->stream)
+		core->steer.error = -EAGAIN; /* once it is found empty */
 	return 0;
 }
 
@@ -85,21 +87,29 @@ void steer_settle(struct sluice_conn *conn)
 		return;
 	/* Once for each sluiced that there is. */
 	calls = __atomic_load_n(&s->ring->endpoint->calls, __ATOMIC_RELAXED);
-	if (s->calls == calls)
+	if (s->calls == calls || (core->stream && !stream_may_attach(core)))
 		return;
 	s->calls = calls;
 	if (core->phase == PHASE_AWARE)
 		flags |= SLUICE_ATTACH_F_FRAMES;
-	else if (s->ring->endpoint->flags & SLUICE_ENDPOINT_F_HASH)
+	else if (!core->stream &&
+		 s->ring->endpoint->flags & SLUICE_ENDPOINT_F_HASH)
 		flags |= SLUICE_ATTACH_F_HASH;
 	s->error = ring_attach(s->ring, core, core->fd, flags);
+	if (s->error == -EAGAIN) {
+		/* something came just then: received first, then tried again */
+		s->tries++;
+		s->calls--;
+	}
 	if (s->error)
 		return;
+	if (s->lags)
+		s->error = -EBUSY;
 	s->word = ring_word(s->ring, s->conn);
 	s->hashed = flags & SLUICE_ATTACH_F_HASH;
 	s->told = true;
 	/* Nothing came early: the first one may be steered already. */
-	if (!core->plain_count &&
+	if (!core->plain_count && !s->lags &&
 	    recv(core->fd, NULL, 0, MSG_PEEK | MSG_DONTWAIT) < 0 &&
 	    errno == EAGAIN)
 		steer_after(conn, -EAGAIN);
@@ -150,6 +160,7 @@ void steer_close(struct sluice_conn *conn)
 		if (s->epoll_fd >= 0)
 			daemon_unwatch(ring->endpoint, &s->watcher);
 	}
+	stream_close(core);
 	close_fds(s);
 	s->word = NULL;
 	s->ring = NULL;
@@ -338,7 +349,8 @@ static void grant(struct conn_core *core)
 	struct steering *s = &core->steer;
 
 	/* Destroyed: nobody takes a grant, and messages are on the socket. */
-	if (core->inbox_count >= UNREAD_MAX || steer_lost(core))
+	if (core->inbox_count >= UNREAD_MAX || steer_lost(core) ||
+	    (core->stream && (s->lags || !stream_may_grant(core))))
 		return;
 	if (!word_change(s->word, SLUICE_STEER_HOLD, SLUICE_STEER_GRANTED))
 		return;
@@ -458,6 +470,8 @@ int steer_fd(struct conn_core *core)
 	if (!r)
 		r = epoll_add(s->epoll_fd, s->ring->doorbell_fd);
 	if (!r)
+		r = stream_watch(core, s->epoll_fd, NULL);
+	if (!r)
 		r = daemon_watch(s->ring->endpoint, &s->watcher, s->epoll_fd,
 				 NULL);
 	if (r) {
@@ -491,6 +505,7 @@ unsigned int steer_poll_fds(struct conn_core *core, uint32_t what,
 	/* May be another by now, or none: then its timer fires. */
 	fds[1].fd = __atomic_load_n(&ring->endpoint->fd, __ATOMIC_RELAXED);
 	fds[2].fd = ring->endpoint->timer_fd;
+	fds[3].fd = what & SLUICE_RECV ? core->steer.spill[1] : -1;
 	for (i = 0; i < STEER_POLL_FDS; i++)
 		fds[i].events = POLLIN;
 	return STEER_POLL_FDS;
@@ -498,6 +513,8 @@ unsigned int steer_poll_fds(struct conn_core *core, uint32_t what,
 
 void steer_polled(struct conn_core *core, const struct pollfd *fds)
 {
+	if (fds[3].revents)
+		core->steer.told = true;
 	if (fds[1].revents || fds[2].revents)
 		daemon_service(core->steer.ring->endpoint);
 }

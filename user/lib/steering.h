@@ -6,6 +6,7 @@
  *   endpoint.c  endpoints and their maps
  *   ring.c      one ring: slots in order, to the conns that they are for
  *   steer.c     one conn: attached or not, its order between ring and socket
+ *   stream.c    STREAM: pieces that are spilled, and the end of the stream
  *   grace.c     the end of a conn: no program is at work for it any more
  *   worker.c    rings without conns, read by threads of their own
  *
