@@ -37,7 +37,8 @@ SANITIZE := $(SANITIZE_$(SANITIZER))
 
 # What a fresh Debian 12 may lack. diffutils, sed and the like are essential.
 PACKAGES := gcc make libc6-dev g++ binutils libjansson-dev liburing-dev \
-	libbpf-dev libinih-dev libcap-ng-dev libsystemd-dev pkg-config clang \
+	libbpf-dev libinih-dev libcap-ng-dev libsystemd-dev systemtap-sdt-dev \
+	pkg-config clang bpftrace \
 	bpftool spin gnuplot-nox clang-format shellcheck python3 perl curl socat \
 	nginx-light
 # Of check-vm only.
@@ -151,7 +152,7 @@ $(O)/ready: Makefile | $(O)
 	for need in stdio.h:libc6-dev linux/types.h:linux-libc-dev \
 			jansson.h:libjansson-dev liburing.h:liburing-dev \
 			bpf/libbpf.h:libbpf-dev ini.h:libinih-dev \
-			cap-ng.h:libcap-ng-dev \
+			cap-ng.h:libcap-ng-dev sys/sdt.h:systemtap-sdt-dev \
 			systemd/sd-daemon.h:libsystemd-dev; do \
 		test -n "$$missing" && break; \
 		echo "#include <$${need%:*}>" | \
