@@ -322,7 +322,7 @@ void control_doorbell(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
 
-	TRACE(doorbell, TRACE_CONN(core));
+	TRACE(doorbell, core, TRACE_SELF(core), TRACE_PEER(core));
 	core->doorbells_sent++;
 	core->doorbell_due = push_frame(conn, SLUICE_FRAME_DOORBELL, 0, 0) ==
 			     -EAGAIN;

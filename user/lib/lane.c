@@ -10,7 +10,7 @@
 
 int send_lacks(struct conn_core *core, enum need need, size_t size)
 {
-	TRACE(lacks, TRACE_CONN(core), (uint32_t)need, size);
+	TRACE(lacks, core, TRACE_SELF(core), (uint32_t)need, size);
 	send_tell(conn_of(core));
 	control_releases(conn_of(core)); /* the peer may wait for as much */
 	core->need = need;

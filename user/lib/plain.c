@@ -179,7 +179,7 @@ int plain_release(struct sluice_conn *conn, const struct sluice_msg *msg)
 	if (!core->plain_held || msg->id >= core->options.hold_limit ||
 	    !core->plain_held[msg->id])
 		return -EINVAL;
-	TRACE(release, TRACE_CONN(core), trace_handle(msg->kind, msg->id));
+	TRACE(release, TRACE_PEER(core), trace_handle(core, msg));
 	plain_buffer_give(core, core->plain_held[msg->id]);
 	core->plain_held[msg->id] = NULL;
 	conn->rx_held_count--;
@@ -215,7 +215,7 @@ static int stream_room(struct conn_core *core, const struct iovec *parts,
 	if (len <= (size_t)room - (size_t)queued && queued <= room)
 		return 0;
 	core->need = NEED_SOCKET;
-	TRACE(lacks, TRACE_CONN(core), (uint32_t)NEED_SOCKET, len);
+	TRACE(lacks, core, TRACE_SELF(core), (uint32_t)NEED_SOCKET, len);
 	return -EAGAIN;
 }
 
@@ -242,7 +242,8 @@ int plain_send(struct sluice_conn *conn, const struct iovec *parts,
 	case EAGAIN:
 	case EINTR:
 		core->need = NEED_SOCKET;
-		TRACE(lacks, TRACE_CONN(core), (uint32_t)NEED_SOCKET, 0ul);
+		TRACE(lacks, core, TRACE_SELF(core), (uint32_t)NEED_SOCKET,
+		      0ul);
 		return -EAGAIN;
 	case EPIPE:
 	case ECONNRESET:

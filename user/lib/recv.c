@@ -481,7 +481,7 @@ int sluice_release_slow(struct sluice_conn *conn, const struct sluice_msg *msg)
 	    msg->id >= core->options.hold_limit || !core->rx_held[msg->id] ||
 	    core->rx_held[msg->id] == RX_HELD_PENDING)
 		return -EINVAL;
-	TRACE(release, TRACE_CONN(core), trace_handle(msg->kind, msg->id));
+	TRACE(release, TRACE_PEER(core), trace_handle(core, msg));
 	core->rx_held[msg->id] = 0;
 	conn->rx_held_count--;
 	if (core->error)

@@ -273,7 +273,7 @@ int steer_release(struct sluice_conn *conn, const struct sluice_msg *msg)
 	    !ring_release_msg(core->steer.ring, msg,
 			      owner_of(core) | OWNER_DELIVERED))
 		return -EINVAL;
-	TRACE(release, TRACE_CONN(core), trace_handle(msg->kind, msg->id));
+	TRACE(release, TRACE_PEER(core), trace_handle(core, msg));
 	core->steer.landing_held--;
 	conn->rx_held_count--;
 	return 0;

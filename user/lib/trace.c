@@ -64,12 +64,8 @@ void trace_send(struct sluice_conn *conn, const struct sluice_slot *slots,
 	uint32_t i, number = next_sent(core);
 
 	for (i = 0; i < count; i++)
-		TRACE(send, TRACE_CONN(core), number + i, slots[i].tag,
-		      slots[i].len, core->tx_lane,
-		      bufs[i] ?
-			      trace_handle(slots[i].kind, slots[i].buffer.id) :
-			      0,
-		      bufs[i]);
+		TRACE(send, TRACE_SELF(core), number + i, slots[i].tag,
+		      slots[i].len, core->tx_lane, bufs[i]);
 }
 
 void trace_send_plain(struct conn_core *core, const struct iovec *parts,
@@ -79,15 +75,15 @@ void trace_send_plain(struct conn_core *core, const struct iovec *parts,
 
 	while (count--)
 		len += parts++->iov_len;
-	TRACE(send, TRACE_CONN(core), next_sent(core), 0ull, (uint32_t)len,
-	      (uint32_t)SLUICE_LANE_PLAIN, 0ull, NULL);
+	TRACE(send, TRACE_SELF(core), next_sent(core), 0ull, (uint32_t)len,
+	      (uint32_t)SLUICE_LANE_PLAIN, NULL);
 }
 
 void trace_recv(struct conn_core *core, const struct sluice_msg *msg,
 		uint32_t lane)
 {
-	TRACE(recv, TRACE_CONN(core), next_received(core), msg->tag, msg->len,
-	      lane, trace_handle(msg->kind, msg->id));
+	TRACE(recv, TRACE_PEER(core), next_received(core), msg->tag, msg->len,
+	      lane, trace_handle(core, msg));
 }
 
 /* Why messages were left to the socket, as far as the receiver can tell. */
@@ -166,7 +162,8 @@ static enum spill_why spill_why(const struct conn_core *core, size_t len)
 
 void trace_spill(struct conn_core *core, size_t len)
 {
-	TRACE(spill, TRACE_CONN(core), (uint32_t)spill_why(core, len), len);
+	TRACE(spill, core, TRACE_PEER(core), (uint32_t)spill_why(core, len),
+	      len);
 }
 
 void trace_spill_plain(struct conn_core *core)

@@ -44,11 +44,11 @@ TRACE_PROBES(TRACE_SEMAPHORE)
 	} while (0)
 
 /*
- * What most probes begin with: the conn, and what both sides know its two endpoints
- * by, 0 while the peer is not known to be aware.
+ * Both sides know an endpoint by the cookie of its HELLO; 0 while the peer is not
+ * known to be aware. A direction is known by the endpoint that sends.
  */
-#define TRACE_CONN(core) \
-	conn_of(core), (core)->hello.cookie, (core)->peer.cookie
+#define TRACE_SELF(core) ((core)->hello.cookie)
+#define TRACE_PEER(core) ((core)->peer.cookie)
 
 /* Probes for which the inlines are to call the library: bits of conn_core.traced. */
 #define TRACED_SEND 0x1
@@ -71,10 +71,17 @@ static inline void trace_follow(struct sluice_conn *conn)
 		hot_open(conn);
 }
 
-/* A received payload that is to be released: unique in its conn. 0: none is. */
-static inline uint64_t trace_handle(uint8_t kind, uint32_t id)
+/*
+ * A received payload that is to be released, unique in the process: its conn or ring,
+ * kind and id. 0: nothing is to be released.
+ */
+static inline uint64_t trace_handle(const void *of,
+				    const struct sluice_msg *msg)
 {
-	return kind == SLUICE_SLOT_INLINE ? 0 : (uint64_t)kind << 32 | id;
+	return msg->kind == SLUICE_SLOT_INLINE ?
+		       0 :
+		       (uint64_t)(uintptr_t)of / 64 << 20 |
+			       (uint64_t)(msg->kind & 0xf) << 16 | msg->id;
 }
 
 /* For TRACE_ON(send): before the slots are published. bufs[i] NULL: inline. */

@@ -119,7 +119,7 @@ void conn_disarm(struct sluice_conn *conn)
 
 	if (!core->armed)
 		return;
-	TRACE(wake, TRACE_CONN(core));
+	TRACE(wake, core, TRACE_SELF(core));
 	core->armed = false;
 	steer_disarm(core);
 	if (core->set)
@@ -178,7 +178,7 @@ static int arm(struct sluice_conn *conn, uint32_t what, bool look,
 		conn_disarm(conn);
 		return (int)ready;
 	}
-	TRACE(sleep, TRACE_CONN(core), what);
+	TRACE(sleep, core, TRACE_SELF(core), what);
 	core->sleeps++;
 	*events = 0;
 	/* What cannot be read now must not make the poll return. */

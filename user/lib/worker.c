@@ -66,9 +66,8 @@ int sluice_ring_recv(struct sluice_ring *ring, struct sluice_msg *msg,
 		*conn = slot.conn;
 		if (!worker_take(ring, &slot, msg))
 			continue;
-		TRACE(recv, ring, 0ull, 0ull, slot.seq - 1, 0ull, msg->len,
-		      (uint32_t)SLUICE_LANE_STEERED,
-		      trace_handle(msg->kind, msg->id));
+		TRACE(recv, 0ull, slot.seq - 1, 0ull, msg->len,
+		      (uint32_t)SLUICE_LANE_STEERED, trace_handle(ring, msg));
 		return 1;
 	}
 	return lost(ring) ? -ENOLINK : -EAGAIN;
@@ -83,7 +82,7 @@ int sluice_ring_release(struct sluice_ring *ring, const struct sluice_msg *msg)
 	if (msg->kind != SLUICE_SLOT_LANDING ||
 	    !ring_release_msg(ring, msg, OWNER_WORKER))
 		return -EINVAL;
-	TRACE(release, ring, 0ull, 0ull, trace_handle(msg->kind, msg->id));
+	TRACE(release, 0ull, trace_handle(ring, msg));
 	return 0;
 }
 
