@@ -9,7 +9,7 @@
 . "${0%/*}/tap.sh"
 . "$SOURCE/selftests/daemon.sh"
 daemon_init "$@"
-tap_needs bpftrace bpftool readelf
+tap_needs bpftrace bpftool readelf socat python3
 TOOL=$SLUICE_BUILD/selftests/trace-tool
 OUT=$TMPDIR/out
 mkdir -p "$OUT"
@@ -59,11 +59,19 @@ attached()
 	done
 }
 
-# Ends all, which print what they have.
+# Ends all, which print what they have. One signal may come when bpftrace does not
+# look; more of them do no harm.
 hear_out()
 {
-	kill -INT "${pids[@]}"
-	wait "${pids[@]}"
+	local pid
+
+	for pid in "${pids[@]}"; do
+		while kill "$pid" 2>/dev/null; do
+			sleep 0.1
+		done
+	done
+	test ${#pids[@]} = 0 || wait "${pids[@]}"
+	pids=()
 }
 
 # value RUN NAME: a number that trace-tool printed.
@@ -122,6 +130,7 @@ everything_is_attached()
 		attached $name "$TOOL"
 	done
 	attached services "$SLUICE_BUILD/bin/sluiced"
+	attached uring none
 }
 
 traffic()
@@ -130,12 +139,36 @@ traffic()
 	"$TOOL" queued 100 32 0 >"$OUT/run-queued"
 	"$TOOL" steered 100 256 2 >"$OUT/run-steered"
 	"$TOOL" plain 60 200 3 >"$OUT/run-plain"
+	visit >"$OUT/visitors"
+	sluicectl status --json --control "$CONTROL" --pins "$PINS" >"$OUT/status"
 	head "$OUT"/run-*
 	# the plan is carried out
 	test "$(value direct refused)" -gt 0
 	test "$(value plain steered)" -gt 0
 	test "$(value plain spilled)" -gt 0
 	test "$(value steered steered)" -gt 0
+}
+
+# Three clients of the service, one after the other: prints their pids.
+visit()
+{
+	local i pid
+
+	for i in 1 2 3; do
+		socat -u "UNIX-CONNECT:$TMPDIR/service" - </dev/null \
+			>"$OUT/visit-$i" &
+		pid=$!
+		wait $pid
+		same "visit $i" "$(cat "$OUT/visit-$i")" welcome
+		echo $pid
+	done
+}
+
+# status EXPRESSION: of what sluicectl said, as s.
+status()
+{
+	python3 -c "import json, sys; s = json.load(sys.stdin); print($1)" \
+		<"$OUT/status"
 }
 
 # lines RUN SENDER LANE: of flow, to the run's receiver.
@@ -239,28 +272,72 @@ services_lists_what_sluiced_attached()
 	done
 }
 
+services_lists_how_connections_travel()
+{
+	local pid
+
+	same routes "$(sum services routes '^.web, relayed.$')" 3
+	same routes "$(sum services routes)" \
+		"$(status 's["services"][0]["accepted"]')"
+	while read -r pid; do
+		grep -qE " route +$pid +0 +service web, relayed to $TMPDIR/backend$" \
+			"$OUT/services"
+	done <"$OUT/visitors"
+}
+
+# Each visit is relayed one way: received and sent, and both ends are told.
+uring_counts_what_the_relay_did()
+{
+	local bytes
+
+	bytes=$(status 's["services"][0]["sluiced"]["bytes"]["to_clients"]')
+	same bytes "$bytes" 24 # three times "welcome" and a newline
+	test "$(sum uring completions done)" -ge 6
+	same all "$(sum uring completions)" "$(sum uring completed)"
+	test "$(sum uring waits)" -gt 0
+	test "$(sum uring wait_for)" = "$(sum uring waits)"
+}
+
 none_lost_events()
 {
 	! grep -HiE 'lost [0-9]+|error' "$OUT"/*.err "$OUT/flow" |
 		grep -vE 'RLIMIT_MEMLOCK|failed to detach'
 }
 
+end()
+{
+	hear_out
+	test -z "$backend" || kill "$backend"
+	daemon_stop
+	umount "$BPFFS"
+	rm -rf "$BPFFS" "$LOG" "$OUT" "$TMPDIR/conf" "$TMPDIR/backend"
+}
+
 export SLUICE_CONTROL=$CONTROL
-trap 'rm -rf "$OUT"; umount "$BPFFS"; rm -rf "$BPFFS" "$LOG"' EXIT
-daemon_start || exit 2
-trap 'kill -INT "${pids[@]}" 2>/dev/null; daemon_stop; rm -rf "$OUT"; umount "$BPFFS"; rm -rf "$BPFFS" "$LOG"' EXIT
+cat >"$TMPDIR/conf" <<-EOF
+	[service web]
+	listen = $TMPDIR/service
+	backends = $TMPDIR/backend
+EOF
+backend=
+socat "UNIX-LISTEN:$TMPDIR/backend,fork" SYSTEM:'echo welcome' &
+backend=$!
+daemon_start --config "$TMPDIR/conf" || exit 2
+trap end EXIT
 for name in flow latency spill doorbell buffers; do
 	listen $name "$TOOL"
 done
 listen services "$SLUICE_BUILD/bin/sluiced"
+listen uring "$daemon_pid"
 tap_case 'every script attaches' everything_is_attached
+tap_case 'the service is up' daemon_says "backend $TMPDIR/backend is up"
 tap_case 'traffic in every lane' traffic
 hear_out
-pids=()
 tap_case 'nothing went wrong in bpftrace' none_lost_events
 for name in flow_has_a_line_for_each_message latency_has_each_message_in_its_lane \
 	spill_says_what_was_spilled_and_refused doorbell_counts_wake_ups \
-	buffers_says_who_holds_them services_lists_what_sluiced_attached; do
+	buffers_says_who_holds_them services_lists_what_sluiced_attached \
+	services_lists_how_connections_travel uring_counts_what_the_relay_did; do
 	tap_case "${name//_/ }" $name
 done
 tap_done
