@@ -371,9 +371,7 @@ $(O)/deps $(O)/deps-vm: Makefile | $(O)
 	fi; \
 	if test -n "$$missing"; then \
 		echo "  DEPS    $$missing"; \
-		$$as_root apt-get -qq update && \
-		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y \
-			--no-install-recommends install $$missing >$@.log || \
+		$$as_root selftests/install.sh $$missing >$@.log || \
 			{ cat $@.log >&2; exit 1; }; \
 	fi
 	@touch $@

@@ -6,6 +6,9 @@
  * Limit: 300 s
  */
 #include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -132,6 +135,76 @@ TAP_TEST(bulk_meets_back_pressure)
 	free(data);
 	close(fd);
 	close(listener);
+	services_close(&s);
+}
+
+static bool is_stopped(pid_t pid)
+{
+	char path[64], state = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	file = CHECK_SYS(fopen(path, "re") ?: (FILE *)-1);
+	CHECK_EQ(fscanf(file, "%*d (%*[^)]) %c", &state), 1);
+	fclose(file);
+	return state == 'T';
+}
+
+/* As long a queue as senders fill, in a network namespace of the case's own. */
+static void lengthen_queues(void)
+{
+	const char *name = "/proc/sys/net/unix/max_dgram_qlen";
+	FILE *file;
+
+	if (unshare(CLONE_NEWNET))
+		tap_skip("no network namespaces here");
+	file = fopen(name, "we");
+	if (!file)
+		tap_skip("cannot write %s", name);
+	fprintf(file, "100000");
+	fclose(file);
+}
+
+/*
+ * Messages take turns with requests: one that comes when there are very many is
+ * answered after some of them.
+ */
+TAP_TEST(a_flood_does_not_hold_up_requests)
+{
+	enum { CLIENTS = 8, ROUND = 16 };
+	struct sluice_control reply,
+		frame = daemon_frame(SLUICE_CONTROL_SERVICES);
+	struct sluice_control_service record;
+	size_t len = sizeof(record);
+	int clients[CLIENTS], fd, count = 0;
+	unsigned int sent = 0;
+	struct services s;
+
+	lengthen_queues();
+	services_open(&s, SOCK_DGRAM, 1, "");
+	backend_start(&s, 0, BACKEND_NAME);
+	for (int i = 0; i < CLIENTS; i++)
+		clients[i] = services_connect(&s);
+	fd = daemon_connect(&s.d);
+	CHECK_EQ(services_status(&s).messages[0], 0);
+	CHECK_SYS(kill(s.d.pid, SIGSTOP));
+	CHECK_SOON(is_stopped(s.d.pid));
+	for (int i = 0; i < CLIENTS; i++) {
+		while (send(clients[i], "flood", 5, MSG_DONTWAIT) == 5)
+			sent++;
+		CHECK_EQ(errno, EAGAIN);
+	}
+	CHECK_GE(sent, 1000);
+	daemon_send(fd, &frame, sizeof(frame), NULL, 0);
+	CHECK_SYS(kill(s.d.pid, SIGCONT));
+	daemon_receive(fd, &reply, NULL, &count, &record, &len);
+	tap_diag("%llu of %u messages came first",
+		 (unsigned long long)record.messages[0], sent);
+	CHECK_LE(record.messages[0], 4 * ROUND);
+	CHECK_SOON(services_status(&s).messages[0] == sent);
+	close(fd);
+	for (int i = 0; i < CLIENTS; i++)
+		close(clients[i]);
 	services_close(&s);
 }
 

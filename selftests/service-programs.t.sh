@@ -175,7 +175,7 @@ aware_server()
 	test "$(get "http://x/$size" | sha256sum)" = \
 		"$(head -c "$size" /dev/zero | tr '\0' s | sha256sum)"
 	content
-	test "$(get --data-binary "@$TMPDIR/root/file" -H 'Expect:' \
+	test "$(get -X POST -T "$TMPDIR/root/file" -H 'Expect:' \
 		http://x/)" = "$size bytes"
 	# its clients' own sockets: sluiced has not seen a byte
 	status 's["sluiced"]["bytes"] == {"to_backends": 0, "to_clients": 0}'
