@@ -115,7 +115,8 @@ void loop_idle(struct loop *loop)
 {
 	int64_t end = tap_now() + SOON;
 
-	while (sluice_uring_in_flight(loop->set)) {
+	while (sluice_uring_in_flight(loop->set) ||
+	       sluice_uring_due(loop->set)) {
 		CHECK_LT(tap_now(), end);
 		loop_turn(loop, 10 * MS);
 	}

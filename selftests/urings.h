@@ -53,7 +53,7 @@ void loop_digest(struct loop *loop);
 /* As sluice_set_wait(). */
 int loop_wait(struct loop *loop, struct sluice_event *events,
 	      unsigned int count, int64_t timeout_ns);
-/* Turns until nothing is in flight; within 5 s. */
+/* Turns until nothing is in flight, or is to be; within 5 s. */
 void loop_idle(struct loop *loop);
 /* sluice_set_remove(), with turns until it is done. */
 void loop_remove(struct loop *loop, struct sluice_conn *conn);

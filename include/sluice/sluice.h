@@ -12,6 +12,7 @@
  *   set       waits for many connections at once
  *   endpoint  where sluiced steers incoming messages to, for many conns; see
  *             endpoint.h
+ * Sets on an io_uring of the application's, and pools registered with one: uring.h.
  *
  * Conventions
  *   - 0 (or a count) on success, a negative errno on failure. Nothing prints,
@@ -117,9 +118,8 @@ struct sluice_pool_info {
 };
 
 /*
- * One segment, as io_uring_register_buffers() wants it: registered once, files
- * and sockets can be read straight into buffers (IORING_OP_READ_FIXED). A
- * peer's segment cannot be registered: the kernel pins for writing (-EFAULT).
+ * One segment, as io_uring_register_buffers() wants it; sluice/uring.h registers
+ * them as they come.
  */
 struct sluice_segment_info {
 	void *address;

@@ -323,6 +323,18 @@ bool uring_close_later(struct sluice_conn *conn)
 	return true;
 }
 
+void frames_stop(struct uring *uring)
+{
+	struct uring_entry *entry;
+	struct list *l, *tmp;
+
+	list_for_each_safe(l, tmp, &uring->draining) {
+		entry = list_entry(l, struct uring_entry, draining);
+		if (!(entry->flying & OP_BIT(OP_SEND)))
+			drained(entry->core);
+	}
+}
+
 void frames_expire(struct uring *uring)
 {
 	struct uring_entry *entry;

@@ -553,6 +553,7 @@ void sluice_uring_stop(struct sluice_set *set)
 	for (i = 0; i < uring->entries_size; i++)
 		if (uring->entries[i])
 			entry_end(uring->entries[i], UINT8_MAX);
+	frames_stop(uring);
 }
 
 uint32_t sluice_uring_in_flight(const struct sluice_set *set)

@@ -146,6 +146,8 @@ void frames_fill_recv(struct uring_entry *entry, struct io_uring_sqe *sqe);
 void frames_fill_send(struct uring_entry *entry, struct io_uring_sqe *sqe);
 void frames_received(struct uring_entry *entry, const struct io_uring_cqe *cqe);
 void frames_sent(struct uring_entry *entry, int result);
+/* The set stops: closed conns whose frames have no SQE send them by themselves. */
+void frames_stop(struct uring *uring);
 /* Conns that were closed long ago and are still not drained end. */
 void frames_expire(struct uring *uring);
 
