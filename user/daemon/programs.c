@@ -199,8 +199,7 @@ static void pin_conn_list(struct programs *programs)
 	complaints[0] = 0;
 }
 
-/* STREAM is received by recv() without it. */
-static void open_stream(struct programs *programs)
+void programs_open_stream(struct programs *programs)
 {
 	int r = stream_open(programs);
 
@@ -262,8 +261,6 @@ int programs_open(struct programs *programs, const char *pin_dir,
 		r = load_socket_list(programs);
 	if (!r)
 		pin_conn_list(programs);
-	if (!r)
-		open_stream(programs);
 	return r;
 }
 
