@@ -443,8 +443,8 @@ static int attach(int control, __u64 endpoint, int fd, __u32 conn, __u32 flags,
 	return daemon_call(control, &frame, fd, fds, &count);
 }
 
-static int client_of_binding(const struct services *s, int binder, __u32 binding,
-			     int *fd)
+static int client_of_binding(const struct services *s, int binder,
+			     __u32 binding, int *fd)
 {
 	struct sluice_control frame =
 		daemon_frame(SLUICE_CONTROL_SERVICE_ACCEPT);

@@ -298,10 +298,12 @@ void programs_unpin(const struct programs *programs)
 void programs_close(struct programs *programs)
 {
 	const int fds[] = {
-		programs->steer,       programs->conns,	   programs->rings,
-		programs->landings,    programs->controls, programs->doorbells,
-		programs->counters,    programs->guard,	   programs->refusals,
-		programs->socket_list, programs->lock,	   programs->stream_look,
+		programs->steer,    programs->conns,
+		programs->rings,    programs->landings,
+		programs->controls, programs->doorbells,
+		programs->counters, programs->guard,
+		programs->refusals, programs->socket_list,
+		programs->lock,	    programs->stream_look,
 		programs->streams,
 	};
 
