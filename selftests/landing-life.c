@@ -428,3 +428,97 @@ TAP_TEST(endpoint_is_destroyed)
 	bind_again(&rig);
 	landing_close(&rig);
 }
+
+/* Requests ------------------------------------------------------------------- */
+
+static int attach(int control, __u64 endpoint, int fd, __u32 conn, __u32 flags,
+		  int *fds)
+{
+	struct sluice_control frame = daemon_frame(SLUICE_CONTROL_ATTACH);
+	int count = 0;
+
+	frame.endpoint = endpoint;
+	frame.attach.conn = conn;
+	frame.attach.flags = flags;
+	return daemon_call(control, &frame, fd, fds, &count);
+}
+
+static int client_of_binding(const struct services *s, int binder,
+			     __u32 binding, int *fd)
+{
+	struct sluice_control frame =
+		daemon_frame(SLUICE_CONTROL_SERVICE_ACCEPT);
+	int fds[64], count = 0, client = services_connect(s);
+
+	frame.accept.binding = binding;
+	CHECK_EQ(daemon_call(binder, &frame, -1, fds, &count), 0);
+	CHECK_EQ(count, 1);
+	*fd = fds[0];
+	return client;
+}
+
+/* What hostile ones may ask for, and what is refused changes nothing. */
+TAP_TEST(attach_requests)
+{
+	struct sluice_control frame;
+	struct services s;
+	int binder, control, client, fd, pair[2], fds[64], count = 0;
+	__u64 endpoint;
+	__u32 binding;
+	char byte;
+
+	services_open(&s, SOCK_STREAM, 0, LANDING_YES);
+	binder = daemon_connect(&s.d);
+	frame = daemon_frame(SLUICE_CONTROL_SERVICE_BIND);
+	strcpy((char *)frame.bind.name, "s");
+	CHECK_EQ(daemon_call(binder, &frame, -1, NULL, NULL), 0);
+	binding = frame.bind.binding;
+	control = daemon_connect(&s.d);
+	frame = daemon_frame(SLUICE_CONTROL_CREATE);
+	frame.create.rings = 1;
+	frame.create.ring_slots = 16;
+	frame.create.conns = 16;
+	CHECK_EQ(daemon_call(control, &frame, -1, fds, &count), 0);
+	endpoint = frame.endpoint;
+	while (count)
+		close(fds[--count]);
+	client = client_of_binding(&s, binder, binding, &fd);
+	/* not of a service */
+	CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+	CHECK_EQ(attach(control, endpoint, pair[0], 1, 0, fds), EPROTOTYPE);
+	/* its other end, too */
+	CHECK_EQ(attach(control, endpoint, client, 1, 0, fds), EPROTOTYPE);
+	CHECK_EQ(attach(control, endpoint, fd, 1, SLUICE_ATTACH_F_HASH, fds),
+		 EINVAL);
+	CHECK_EQ(attach(control, endpoint, fd, 1, SLUICE_ATTACH_F_FRAMES, fds),
+		 EINVAL);
+	CHECK_EQ(attach(control, endpoint, fd, 1, SLUICE_ATTACH_F_LAGS, fds),
+		 EINVAL);
+	/* something to read */
+	CHECK_EQ(send(client, "x", 1, 0), 1);
+	CHECK_EQ(attach(control, endpoint, fd, 1, 0, fds), EAGAIN);
+	CHECK_EQ(recv(fd, &byte, 1, 0), 1);
+	CHECK_EQ(attach(control, endpoint, fd, 1, 0, fds), 0);
+	CHECK_EQ(attach(control, endpoint, fd, 2, 0, fds + 2), EALREADY);
+	/* HOLD: by the spill sockets, and the other one is not read */
+	CHECK_EQ(send(client, "y", 1, 0), 1);
+	CHECK_EQ(poll(&(struct pollfd){ .fd = fds[1], .events = POLLIN }, 1,
+		      5000),
+		 1);
+	CHECK_EQ(recv(fds[1], &byte, 1, 0), 1);
+	CHECK_EQ(byte, 'y');
+	/* the spill sockets closed: pieces are lost, and counted; nobody is hurt */
+	close(fds[0]);
+	close(fds[1]);
+	CHECK_EQ(send(client, "z", 1, MSG_NOSIGNAL), 1);
+	CHECK_EQ(recv(fd, &byte, 1, MSG_DONTWAIT), -1);
+	close(client);
+	CHECK_EQ(recv(fd, &byte, 1, 0), 0);
+	close(fd);
+	close(pair[0]);
+	close(pair[1]);
+	close(control);
+	close(binder);
+	services_refuses(&s);
+	services_close(&s);
+}

@@ -16,7 +16,7 @@ report 'two threads: in order, all there, never stuck' holds
 explore -DFIRST=2 -DSECOND=1 -DSWAP=1
 report 'SWAP: all there, never stuck' holds
 for rule in NO_SPILLED LATE NO_DRAIN; do
-	explore "-D$rule=1"
+	explore "-D$rule=1" -DFIRST=2 -DSECOND=1
 	report "$rule: a piece is overtaken" violates before
 done
 explore -DNO_WAIT=1

@@ -25,8 +25,12 @@ static const struct size {
 	size_t len;
 	unsigned int slots; /* of the kernel's pieces */
 } sizes[] = {
-	{ "one", 1, 1 },	 { "inline", 32, 1 },  { "small", 33, 1 },
-	{ "page", 4096, 1 },	 { "medium", 4097, 1 }, { "piece", 32768, 1 },
+	{ "one", 1, 1 },
+	{ "inline", 32, 1 },
+	{ "small", 33, 1 },
+	{ "page", 4096, 1 },
+	{ "medium", 4097, 1 },
+	{ "piece", 32768, 1 },
 	{ "two_pieces", 65536, 2 },
 };
 
@@ -93,7 +97,8 @@ TAP_TEST(early_data)
 			landing_send(rig.client, sent, len);
 			sent += len;
 		}
-		CHECK_OK(sluice_accept(rig.listener, &rig.conn, LANDING_WAIT_NS));
+		CHECK_OK(sluice_accept(rig.listener, &rig.conn,
+				       LANDING_WAIT_NS));
 		if (sent)
 			CHECK_EQ(landing_info(&rig).steer_error, -EAGAIN);
 		if (tap_random_below(2))
@@ -126,9 +131,8 @@ static pid_t start_writer(int client, const struct writer *writer)
 		return pid;
 	tap_random_stream(1);
 	while (sent < writer->bytes) {
-		len = 1 + tap_random_below(tap_random_below(4) ?
-						   64 :
-						   writer->piece_max);
+		len = 1 + tap_random_below(
+				  tap_random_below(4) ? 64 : writer->piece_max);
 		if (len > writer->bytes - sent)
 			len = writer->bytes - sent;
 		landing_send(client, sent, len);
@@ -161,7 +165,8 @@ static const struct stream {
 	{ "slots_are_held", { 1, 2, 0 }, 60000, END_HALF_CLOSE, 20 },
 };
 
-static void receive_all(struct landing_rig *rig, uint64_t bytes, unsigned int hold)
+static void receive_all(struct landing_rig *rig, uint64_t bytes,
+			unsigned int hold)
 {
 	struct sluice_msg held[64], msg;
 	unsigned int count = 0;

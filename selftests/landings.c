@@ -55,7 +55,7 @@ static void connect_one(struct landing_rig *rig)
 }
 
 void landing_open(struct landing_rig *rig, const char *extra,
-		     const uint32_t *landing)
+		  const uint32_t *landing)
 {
 	services_open(&rig->s, SOCK_STREAM, 0, extra);
 	landing_bind(rig, landing);
@@ -137,4 +137,3 @@ void landing_until_steered(struct landing_rig *rig, uint64_t *sent)
 	}
 	CHECK_GT(landing_info(rig).steered, before);
 }
-

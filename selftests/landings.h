@@ -32,7 +32,7 @@ struct landing_rig {
 
 /* landing: of the backend's endpoint, or NULL. */
 void landing_open(struct landing_rig *rig, const char *extra,
-		 const uint32_t *landing);
+		  const uint32_t *landing);
 /* Only the listener, after services_open(). */
 void landing_bind(struct landing_rig *rig, const uint32_t *landing);
 /* Another client and conn in place of those there are. */

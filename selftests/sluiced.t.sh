@@ -132,7 +132,11 @@ service_sections()
 		'limit_per_uid = 262144' 'bind_user = x' 'bind_group = y' \
 		'intercept = /b' 'cgroups = /sys/fs/cgroup/a' \
 		'[service b]' 'listen = /b' 'type = dgram' \
-		'balance = least-connections'
+		'balance = least-connections' \
+		'[service c]' 'listen = /c' 'landing = yes'
+	bad 3 '[service a]: landing is for type = stream' '[service a]' \
+		'listen = /a' 'type = dgram' 'landing = yes'
+	bad 2 'landing = 1: must be yes or no' '[service a]' 'landing = 1'
 	bad 2 '[service a] has no listen' '[service a]' 'type = dgram'
 	bad 2 'unknown key nonsense in [service a]' '[service a]' 'nonsense = 1'
 	bad 2 '[service a b]: the name must have' '[service a b]' 'listen = /a'

@@ -248,6 +248,14 @@ SLUICE_API int sluice_accept(struct sluice_listener *listener,
  * it is called once a second, from sluice_accept(). The control socket is that of
  * options.endpoint_options.
  *
+ * With SLUICE_F_STEER a STREAM conn of a service that has landing is steered once
+ * its socket has been read empty: pieces of the stream are received in place, any
+ * size up to 32 KiB. It has two fds more. steer_error of sluice_conn_info() then is
+ * 0; -EAGAIN: it has not been found empty; -EBUSY: its client sent while it was
+ * attached, so it is received by recv(), and -ESHUTDOWN: since its client has ended
+ * its receiving; -EPROTOTYPE: the service has no landing. If sluiced is killed while
+ * it attaches one, that conn ends with -ECONNABORTED.
+ *
  * -ENOENT: no such service, or, as -ECONNREFUSED, no sluiced; -EACCES: not for this
  * user; -ESHUTDOWN: it drains; -ETIMEDOUT: it did not answer within 5 s.
  */

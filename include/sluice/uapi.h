@@ -290,7 +290,8 @@ struct sluice_steer_conn {
 
 #define SLUICE_ATTACH_F_HASH 0x1u /* plain payload: ring by its first 8 bytes */
 #define SLUICE_ATTACH_F_FRAMES 0x2u /* the peer is aware: it sends frames */
-#define SLUICE_ATTACH_F_LAGS 0x4u /* reply, STREAM: nothing lands; see section 15 */
+#define SLUICE_ATTACH_F_LAGS \
+	0x4u /* reply, STREAM: nothing lands; see section 15 */
 
 struct sluice_control_create {
 	__u32 rings; /* 1 to SLUICE_RINGS_MAX */

@@ -382,6 +382,9 @@ static void check_service(struct reading *reading,
 			fail(reading, "[service %s] is its own backend",
 			     service->name);
 	}
+	if (service->landing && service->type != SOCK_STREAM)
+		fail(reading, "[service %s]: landing is for type = stream",
+		     service->name);
 	if (!*service->intercept == !!service->cgroups.count)
 		fail(reading, "[service %s]: intercept and cgroups go together",
 		     service->name);

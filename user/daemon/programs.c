@@ -199,8 +199,7 @@ static void pin_conn_list(struct programs *programs)
 	complaints[0] = 0;
 }
 
-/* STREAM is received by recv() without it. */
-static void open_stream(struct programs *programs)
+void programs_open_stream(struct programs *programs)
 {
 	int r = stream_open(programs);
 
@@ -262,8 +261,6 @@ int programs_open(struct programs *programs, const char *pin_dir,
 		r = load_socket_list(programs);
 	if (!r)
 		pin_conn_list(programs);
-	if (!r)
-		open_stream(programs);
 	return r;
 }
 
@@ -301,10 +298,12 @@ void programs_unpin(const struct programs *programs)
 void programs_close(struct programs *programs)
 {
 	const int fds[] = {
-		programs->steer,       programs->conns,	   programs->rings,
-		programs->landings,    programs->controls, programs->doorbells,
-		programs->counters,    programs->guard,	   programs->refusals,
-		programs->socket_list, programs->lock,	   programs->stream_look,
+		programs->steer,    programs->conns,
+		programs->rings,    programs->landings,
+		programs->controls, programs->doorbells,
+		programs->counters, programs->guard,
+		programs->refusals, programs->socket_list,
+		programs->lock,	    programs->stream_look,
 		programs->streams,
 	};
 

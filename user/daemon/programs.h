@@ -38,6 +38,9 @@ struct programs {
 int programs_open(struct programs *programs, const char *pin_dir,
 		  bool conn_counts);
 
+/* Those of stream.h as well. Without them, which it says, nothing of STREAM lands. */
+void programs_open_stream(struct programs *programs);
+
 /* Calls back with the cookie of every socket; -errno if not all were seen. */
 int programs_walk_sockets(const struct programs *programs,
 			  void (*found)(__u64 cookie, void *arg), void *arg);

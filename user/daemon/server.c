@@ -198,6 +198,8 @@ static int open_programs(struct server *server)
 	server->sockmap_error = sockmap_open(&server->sockmap);
 	if (!server->sockmap_error)
 		sockmap_pin(&server->sockmap, server->config.pin_dir);
+	if (services_land(&server->config))
+		programs_open_stream(&server->programs);
 	intercepts_open(&server->intercepts);
 	return 0;
 }
@@ -227,7 +229,8 @@ int server_start(struct server *server)
 		services_clear(&server->config);
 	if (!r)
 		r = privileges_drop(services_have_owners(&server->config),
-				    services_redirect(&server->config));
+				    services_redirect(&server->config) ||
+					    services_land(&server->config));
 	if (!r)
 		r = worker_start(&server->worker, &server->programs,
 				 server->jobs.fd);

@@ -340,8 +340,16 @@ bool services_redirect(const struct config *config)
 {
 	const struct service_config *service = config->services;
 
-	while (service && ((service->half_close && !service->landing) ||
-			   service->type != SOCK_STREAM))
+	while (service && (service->half_close || service->type != SOCK_STREAM))
+		service = service->next;
+	return service;
+}
+
+bool services_land(const struct config *config)
+{
+	const struct service_config *service = config->services;
+
+	while (service && !service->landing)
 		service = service->next;
 	return service;
 }

@@ -135,6 +135,8 @@ void services_tick(struct server *server);
 void services_clear(const struct config *config);
 bool services_have_owners(const struct config *config);
 bool services_redirect(const struct config *config);
+/* Has any landing? */
+bool services_land(const struct config *config);
 void services_stop(struct server *server);
 
 /* For client.c and sweep.c ------------------------------------------------- */

@@ -32,7 +32,8 @@
 
 #define SETTLE_LOOK_NS 500000
 #define FULL_LOOKS 4 /* a sender that is full so long is waiting */
-#define CALM_LOOKS 40 /* one that does nothing for so long is likely to stay so */
+#define CALM_LOOKS \
+	40 /* one that does nothing for so long is likely to stay so */
 #define SETTLE_MAX_NS 200000000
 #define LOOK_PACKET 64 /* bytes of a packet that the kernel takes for one */
 
@@ -232,8 +233,8 @@ static void wait_for_rest(const struct programs *programs, int fd, __u64 cookie)
 			looks = 0;
 		before = found;
 		queued_before = queued;
-		if (++looks >= (found & STREAM_LOOK_F_FULL ? FULL_LOOKS :
-							     CALM_LOOKS))
+		if (++looks >=
+		    (found & STREAM_LOOK_F_FULL ? FULL_LOOKS : CALM_LOOKS))
 			return;
 		pause_for(SETTLE_LOOK_NS);
 	}

@@ -494,8 +494,8 @@ static int take_spill(struct conn_core *core, const int *spill,
 static bool attach_is_unclear(const struct sluice_control *answer, int r)
 {
 	return r == -EIO || r == -EPROTO ||
-	       (r && !(answer->flags & SLUICE_CONTROL_F_REPLY) &&
-		r != -EPIPE && r != -ECONNRESET); /* it was not sent */
+	       (r && !(answer->flags & SLUICE_CONTROL_F_REPLY) && r != -EPIPE &&
+		r != -ECONNRESET); /* it was not sent */
 }
 
 int ring_attach(struct sluice_ring *ring, struct conn_core *core, int fd,

@@ -86,8 +86,8 @@ static bool scratch_make(void)
 	if (memory == MAP_FAILED)
 		return false;
 	/* Of all places but the first, a few bytes are used. */
-	madvise((uint8_t *)memory + PLAIN_SCRATCH, SCRATCH_BYTES - PLAIN_SCRATCH,
-		MADV_NOHUGEPAGE);
+	madvise((uint8_t *)memory + PLAIN_SCRATCH,
+		SCRATCH_BYTES - PLAIN_SCRATCH, MADV_NOHUGEPAGE);
 	scratch = memory;
 	pthread_setspecific(scratch_key, memory);
 	return true;

@@ -148,10 +148,10 @@ static bool is_over(struct conn_core *core, bool *ended)
 	if (poll(&p, 1, 0) <= 0)
 		return false;
 	*ended = p.revents & (POLLRDHUP | POLLHUP);
-	return *ended || (!core->shut &&
-			  send(core->fd, NULL, 0,
-			       MSG_DONTWAIT | MSG_NOSIGNAL) < 0 &&
-			  errno == EPIPE);
+	return *ended ||
+	       (!core->shut &&
+		send(core->fd, NULL, 0, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 &&
+		errno == EPIPE);
 }
 
 /* After all that was spilled: what is left in the socket, or its end. */
@@ -169,8 +169,9 @@ static int read_rest(struct conn_core *core, bool ended)
 		return r;
 	/* No longer counted. */
 	if (steer_lost(core))
-		return conn_fail(conn_of(core), -ECONNABORTED,
-				 "without sluiced nobody knows if that was all");
+		return conn_fail(
+			conn_of(core), -ECONNABORTED,
+			"without sluiced nobody knows if that was all");
 	if (!has_all(core))
 		return check_spill(core);
 	/* From here on it is a socket like any other, which is never granted. */
