@@ -22,8 +22,9 @@ PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
-MANDIR ?= $(PREFIX)/share/man
-DOCDIR ?= $(PREFIX)/share/doc/sluice
+DATADIR ?= $(PREFIX)/share
+MANDIR ?= $(DATADIR)/man
+DOCDIR ?= $(DATADIR)/doc/sluice
 SBINDIR ?= $(PREFIX)/sbin
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 
@@ -37,9 +38,9 @@ SANITIZE := $(SANITIZE_$(SANITIZER))
 
 # What a fresh Debian 12 may lack. diffutils, sed and the like are essential.
 PACKAGES := gcc make libc6-dev g++ binutils libjansson-dev liburing-dev \
-	libbpf-dev libinih-dev libcap-ng-dev libsystemd-dev pkg-config clang \
-	bpftool spin gnuplot-nox clang-format shellcheck python3 perl strace curl \
-	socat nginx-light
+	libbpf-dev libinih-dev libcap-ng-dev libsystemd-dev systemtap-sdt-dev \
+	pkg-config clang bpftool bpftrace spin gnuplot-nox clang-format shellcheck \
+	python3 perl strace curl socat nginx-light
 # Of check-vm only.
 VM_PACKAGES := qemu-system-x86 busybox-static cpio
 
@@ -151,7 +152,7 @@ $(O)/ready: Makefile | $(O)
 	for need in stdio.h:libc6-dev linux/types.h:linux-libc-dev \
 			jansson.h:libjansson-dev liburing.h:liburing-dev \
 			bpf/libbpf.h:libbpf-dev ini.h:libinih-dev \
-			cap-ng.h:libcap-ng-dev \
+			cap-ng.h:libcap-ng-dev sys/sdt.h:systemtap-sdt-dev \
 			systemd/sd-daemon.h:libsystemd-dev; do \
 		test -n "$$missing" && break; \
 		echo "#include <$${need%:*}>" | \
@@ -380,6 +381,7 @@ $(O)/deps $(O)/deps-vm: Makefile | $(O)
 # Installing --------------------------------------------------------------
 
 HEADERS := $(wildcard include/sluice/*.h)
+BPFTRACE_SCRIPTS := $(wildcard bpf/trace/*.bt)
 man_dir = $(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $1))
 
 ## install: to PREFIX, BINDIR, LIBDIR, INCLUDEDIR, MANDIR under DESTDIR
@@ -397,6 +399,8 @@ install: all
 		$(DESTDIR)$(DOCDIR)
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/sluice
 	$(INSTALL) -m 644 $(BPF_OBJECTS) $(DESTDIR)$(LIBDIR)/sluice
+	$(INSTALL) -d $(DESTDIR)$(DATADIR)/sluice/trace
+	$(INSTALL) -m 755 $(BPFTRACE_SCRIPTS) $(DESTDIR)$(DATADIR)/sluice/trace
 	$(INSTALL) -m 644 $(LIB) $(DESTDIR)$(LIBDIR)
 	$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)
 	cp -P $(SHARED_LINKS) $(DESTDIR)$(LIBDIR)
@@ -416,7 +420,7 @@ uninstall:
 		$(SHARED_LINKS)) pkgconfig/libsluice.pc) \
 		$(foreach m,$(MAN),$(call man_dir,$m)/$(notdir $m))
 	rm -rf $(DESTDIR)$(INCLUDEDIR)/sluice $(DESTDIR)$(DOCDIR) \
-		$(DESTDIR)$(LIBDIR)/sluice
+		$(DESTDIR)$(LIBDIR)/sluice $(DESTDIR)$(DATADIR)/sluice
 
 ## clean: removes $(O)
 clean:

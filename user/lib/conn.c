@@ -117,8 +117,8 @@ int conn_new(struct sluice_conn **out, const struct sluice_options *options)
 		return r;
 	}
 	pool_reap(pool);
-	conn->pool = &pool->hot;
 	core->pool = pool;
+	hot_open(conn);
 	pool->live_conns++;
 	list_append(&pool->conns, &core->pool_link);
 	*out = conn;

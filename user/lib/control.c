@@ -4,6 +4,7 @@
  * 4), reading it until it is empty, and sending what met EAGAIN before.
  */
 #include "internal.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -109,6 +110,9 @@ static const char *on_data(struct sluice_conn *conn, struct frame *frame)
 		conn_fail(conn, -ENOMEM, "out of memory");
 	if (steer_on(core_of(conn)))
 		core_of(conn)->steer.spilled += frame->header.count;
+	if (steer_on(core_of(conn)) && TRACE_ON(spill))
+		for (i = 0; i < frame->header.count; i++)
+			trace_spill(core_of(conn), frame->slots[i].len);
 	return NULL;
 }
 
@@ -318,6 +322,7 @@ void control_doorbell(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
 
+	TRACE(doorbell, core, TRACE_SELF(core), TRACE_PEER(core));
 	core->doorbells_sent++;
 	core->doorbell_due = push_frame(conn, SLUICE_FRAME_DOORBELL, 0, 0) ==
 			     -EAGAIN;

@@ -195,10 +195,7 @@ static int establish(struct sluice_conn *conn)
 	}
 	if (!core->both_link)
 		return 0;
-	/* Without our registration the inlines may not trust STATE_SPIN. */
-	if (core->registered)
-		conn->releases = (void *)((uint8_t *)core->link +
-					  core->link->release_offset);
+	hot_open(conn);
 	core->rx_word.may_spin = core->tx_word.may_spin =
 		!core->peer_registered || process_has_membarrier();
 	if (forever) {

@@ -176,6 +176,7 @@ enum need {
 
 #define INBOX_MAX 4096 /* slots read ahead */
 #define INBOX_MARK 1 /* seq of a SWITCH frame among them; its len: position */
+#define INBOX_STEERED 2 /* seq of one that came by ring */
 
 /* An epoll that is to hear of an endpoint's connection to sluiced. */
 struct watcher {
@@ -203,6 +204,7 @@ struct steering {
 	bool turn_noted; /* the next on the socket comes after these: */
 	uint32_t turn[SLUICE_RINGS_MAX]; /* positions of the rings */
 	uint32_t landing_held; /* slots, in the inbox or with the application */
+	bool unread; /* the last grant ended because too many of these waited */
 	int epoll_fd; /* sluice_conn_fd(): this and its socket; or -1 */
 	int event_fd; /* for what another conn's call found in the ring */
 	uint32_t epoll_events; /* of the socket */
@@ -244,6 +246,7 @@ struct conn_core {
 	bool both_link; /* both sides have FEAT_LINK */
 	bool peer_registered; /* the peer has FEAT_MEMBARRIER */
 	bool armed;
+	uint8_t traced; /* probes that the inlines make way for: trace.h */
 
 	struct sluice_options options;
 	struct sluice_hello hello; /* this side's */
@@ -274,6 +277,7 @@ struct conn_core {
 	uint32_t inbox_size, inbox_head, inbox_count;
 	uint32_t idle_recvs; /* in a row, since the socket was looked at */
 	uint32_t idle_position; /* of the last of them */
+	uint32_t rx_framed; /* slots received that came by frame; plain messages */
 	void **plain_held; /* by id: views of plain messages */
 	bool plain_eof, plain_timestamps;
 	bool plain_spilled; /* since the socket was empty */
@@ -291,6 +295,7 @@ struct conn_core {
 
 	/* sending */
 	uint32_t tx_lane;
+	uint32_t tx_framed; /* slots sent by frame; plain messages */
 	bool want_direct;
 	bool tx_chosen; /* by sluice_conn_set_lane() */
 	uint32_t idle_sends; /* likewise */
@@ -396,6 +401,14 @@ int conn_fail(struct sluice_conn *conn, int error, const char *text);
  * pool): its ids come back, views stay and can be released.
  */
 void conn_peer_gone(struct sluice_conn *conn);
+
+/* trace.c ----------------------------------------------------------------- */
+
+/*
+ * Leads the inlines past the library, as far as the state of the conn and probes
+ * let them. After each change that opens a way; those that close one do it at once.
+ */
+void hot_open(struct sluice_conn *conn);
 
 /* socket.c ---------------------------------------------------------------- */
 
@@ -520,6 +533,16 @@ bool send_ready(struct sluice_conn *conn);
 int inbox_put(struct sluice_conn *conn, const struct sluice_slot *slots,
 	      uint32_t count);
 bool inbox_has_room(struct conn_core *core);
+/* As sluice__ready(), also while the inlines are led into the library. */
+static inline bool slot_ready(const struct sluice_conn *conn)
+{
+	const struct sluice_slot *slot =
+		&core_of(conn)->rx_ring[conn->rx_position & conn->rx_mask];
+
+	/* Pairs with the release store in sluice__publish(). */
+	return __atomic_load_n(&slot->seq, __ATOMIC_ACQUIRE) ==
+	       conn->rx_position + 1;
+}
 void inbox_pop(struct conn_core *core);
 /* Is there a message, or an end to report, without looking at the socket? */
 bool recv_ready(struct sluice_conn *conn);

@@ -4,11 +4,13 @@
  * the two, room in each, and releases taken back. send.c decides what goes in.
  */
 #include "internal.h"
+#include "trace.h"
 
 #include <errno.h>
 
 int send_lacks(struct conn_core *core, enum need need, size_t size)
 {
+	TRACE(lacks, core, TRACE_SELF(core), (uint32_t)need, size);
 	send_tell(conn_of(core));
 	control_releases(conn_of(core)); /* the peer may wait for as much */
 	core->need = need;
@@ -103,6 +105,7 @@ void sluice_wake_consumer(struct sluice_conn *conn)
 	struct conn_core *core = core_of(conn);
 	uint32_t word;
 
+	trace_follow(conn);
 	core->tx_told = conn->tx_position;
 	/* Pairs with the fence in words_sleep(): slot before word. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -158,9 +161,7 @@ int send_switch(struct sluice_conn *conn)
 	if (r)
 		return r;
 	core->tx_lane = SLUICE_LANE_DIRECT;
-	/* Without our registration the inlines may not trust STATE_SPIN. */
-	if (core->registered)
-		conn->tx_ring = ring_slot(conn, 0);
+	hot_open(conn);
 	return 0;
 }
 

@@ -4,6 +4,7 @@
  * received message lies in memory of its own until it is released.
  */
 #include "internal.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <linux/sockios.h>
@@ -45,6 +46,8 @@ static int find_queued(struct sluice_conn *conn)
 	core->plain_eof = r == 0;
 	if (steer_on(core))
 		core->steer.spilled += core->plain_count;
+	if (steer_on(core) && TRACE_ON(spill))
+		trace_spill_plain(core);
 	steer_after(conn, r);
 	return core->error ? core->error : r;
 }
@@ -84,6 +87,7 @@ static void plain_taken(struct sluice_conn *conn)
 
 	core->plain_first++;
 	core->plain_count--;
+	core->rx_framed++;
 	/*
 	 * Hashed ones are to stay in order over threads: no grant before the
 	 * caller is done with this one.
@@ -97,6 +101,11 @@ static void plain_copy(struct sluice_conn *conn, void *data)
 	struct conn_core *core = core_of(conn);
 	const struct plain_message *next = &core->plain[core->plain_first];
 
+	if (TRACE_ON(recv))
+		trace_recv(core,
+			   &(struct sluice_msg){ .len = (uint32_t)next->len,
+						 .kind = SLUICE_SLOT_INLINE },
+			   SLUICE_LANE_PLAIN);
 	memcpy(data, next->data, next->len);
 	plain_buffer_give(core, next->data);
 	plain_taken(conn);
@@ -136,6 +145,8 @@ int plain_recv(struct sluice_conn *conn, struct sluice_msg *msg)
 	msg->id = id;
 	msg->view = core->plain_held[id];
 	conn->rx_held_count++;
+	if (TRACE_ON(recv))
+		trace_recv(core, msg, SLUICE_LANE_PLAIN);
 	plain_taken(conn);
 	return 1;
 }
@@ -168,6 +179,7 @@ int plain_release(struct sluice_conn *conn, const struct sluice_msg *msg)
 	if (!core->plain_held || msg->id >= core->options.hold_limit ||
 	    !core->plain_held[msg->id])
 		return -EINVAL;
+	TRACE(release, TRACE_PEER(core), trace_handle(core, msg));
 	plain_buffer_give(core, core->plain_held[msg->id]);
 	core->plain_held[msg->id] = NULL;
 	conn->rx_held_count--;
@@ -203,6 +215,7 @@ static int stream_room(struct conn_core *core, const struct iovec *parts,
 	if (len <= (size_t)room - (size_t)queued && queued <= room)
 		return 0;
 	core->need = NEED_SOCKET;
+	TRACE(lacks, core, TRACE_SELF(core), (uint32_t)NEED_SOCKET, len);
 	return -EAGAIN;
 }
 
@@ -219,12 +232,18 @@ int plain_send(struct sluice_conn *conn, const struct iovec *parts,
 		if (r)
 			return r;
 	}
-	if (sendmsg(core->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+	if (TRACE_ON(send))
+		trace_send_plain(core, parts, count);
+	if (sendmsg(core->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
+		core->tx_framed++;
 		return 0;
+	}
 	switch (errno) {
 	case EAGAIN:
 	case EINTR:
 		core->need = NEED_SOCKET;
+		TRACE(lacks, core, TRACE_SELF(core), (uint32_t)NEED_SOCKET,
+		      0ul);
 		return -EAGAIN;
 	case EPIPE:
 	case ECONNRESET:

@@ -7,6 +7,7 @@
  * each id that is outstanding at a peer.
  */
 #include "internal.h"
+#include "trace.h"
 
 #include <errno.h>
 
@@ -171,6 +172,7 @@ int pool_take(struct pool *pool, size_t size, bool may_grow,
 	pool->hot.free[class_index] = b->next;
 	pool->hot.used++;
 	b->refs = 1;
+	TRACE(loan, &pool->hot, b, b->capacity, size);
 	*out = b;
 	return 0;
 }
@@ -241,6 +243,7 @@ void pool_untake(struct sluice_buf *buf)
 {
 	struct sluice_pool *hot = buf->pool;
 
+	TRACE(free, hot, buf);
 	buf->refs = 0;
 	hot->used--;
 	buf->next = hot->free[buf->class_index];

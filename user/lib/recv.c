@@ -8,6 +8,7 @@
  * the next message is in, and only a mark or a SWITCH slot changes that.
  */
 #include "internal.h"
+#include "trace.h"
 
 #include <errno.h>
 
@@ -71,6 +72,7 @@ void sluice_wake_producer(struct sluice_conn *conn)
 	struct conn_core *core = core_of(conn);
 	uint32_t word;
 
+	trace_follow(conn);
 	/* Pairs with the fence in words_sleep(): release or head before word. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	word = __atomic_load_n(&core->peer_link->tx_state, __ATOMIC_RELAXED);
@@ -91,6 +93,7 @@ void sluice_report_head(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
 
+	trace_follow(conn);
 	store_head(conn);
 	word_spin(&core->rx_word, conn->rx_position, false);
 	if (!core->registered || !sluice__spins(&core->peer_link->tx_state))
@@ -201,8 +204,7 @@ static int switch_to_direct(struct sluice_conn *conn, uint32_t position)
 	core->rx_lane = SLUICE_LANE_DIRECT;
 	core->rx_ring = (const void *)((const uint8_t *)core->peer_link +
 				       core->peer_geometry.ring_offset);
-	if (!core->bye_seen)
-		conn->rx_ring = core->rx_ring;
+	hot_open(conn);
 	return 0;
 }
 
@@ -221,13 +223,10 @@ static struct sluice_slot ring_copy(struct sluice_conn *conn, uint32_t ahead)
 static bool ring_ready(struct sluice_conn *conn)
 {
 	struct conn_core *core = core_of(conn);
-	const struct sluice_slot *slot =
-		&core->rx_ring[conn->rx_position & conn->rx_mask];
 
 	if (core->bye_seen && conn->rx_position == core->rx_end)
 		return false;
-	return __atomic_load_n(&slot->seq, __ATOMIC_ACQUIRE) ==
-	       conn->rx_position + 1;
+	return slot_ready(conn);
 }
 
 /* There is no slot: an error if the message that was begun needs one. */
@@ -355,6 +354,7 @@ static int recv_begin(struct sluice_conn *conn, bool *look)
 
 	if (r)
 		return r;
+	trace_follow(conn);
 	*look = core->armed;
 	conn_disarm(conn);
 	if (core->error)
@@ -395,12 +395,18 @@ int sluice_recv_slow(struct sluice_conn *conn, struct sluice_msg *msg)
 	r = take_slot(conn, &slot, in_ring, msg);
 	if (r != 1)
 		return r;
+	if (TRACE_ON(recv))
+		trace_recv(core, msg,
+			   in_ring		     ? SLUICE_LANE_DIRECT :
+			   slot.seq == INBOX_STEERED ? SLUICE_LANE_STEERED :
+						       SLUICE_LANE_QUEUED);
 	if (in_ring) {
 		if (++conn->rx_position - conn->rx_reported >=
 		    conn->rx_report_step)
 			sluice_report_head(conn);
 	} else {
 		inbox_pop(core);
+		core->rx_framed++;
 	}
 	return 1;
 }
@@ -481,6 +487,7 @@ int sluice_release_slow(struct sluice_conn *conn, const struct sluice_msg *msg)
 
 	if (r)
 		return r;
+	trace_follow(conn);
 	if (msg->kind == SLUICE__MSG_PLAIN)
 		return plain_release(conn, msg);
 	if (msg->kind == SLUICE_SLOT_LANDING)
@@ -489,6 +496,7 @@ int sluice_release_slow(struct sluice_conn *conn, const struct sluice_msg *msg)
 	    msg->id >= core->options.hold_limit || !core->rx_held[msg->id] ||
 	    core->rx_held[msg->id] == RX_HELD_PENDING)
 		return -EINVAL;
+	TRACE(release, TRACE_PEER(core), trace_handle(core, msg));
 	core->rx_held[msg->id] = 0;
 	conn->rx_held_count--;
 	if (core->error)

@@ -16,6 +16,7 @@
  * own is a difference of versions, and ends the conn.
  */
 #include "steering.h"
+#include "trace.h"
 
 /*
  * Empty drains between two looks at the tail, a line that senders fight for: only
@@ -245,6 +246,8 @@ void ring_drain(struct sluice_ring *ring, struct conn_core *caller, bool far)
 	if (++ring->drains % DRAINS_PER_TICK == 0)
 		daemon_tick(ring->endpoint);
 	ring->caller = caller;
+	if (TRACE_ON(spill))
+		trace_ring(ring);
 	far = far || ring->empty % DRAINS_PER_TAIL == DRAINS_PER_TAIL - 1;
 	if (far)
 		tail = ring_tail(ring);

@@ -7,6 +7,7 @@
  * send_message() sends all of them or none.
  */
 #include "internal.h"
+#include "trace.h"
 
 #include <errno.h>
 #ifdef __SSE2__
@@ -94,6 +95,7 @@ static int send_begin(struct sluice_conn *conn)
 
 	if (r)
 		return r;
+	trace_follow(conn);
 	core->need = NEED_NOTHING;
 	if (core->error)
 		return core->error;
@@ -165,6 +167,8 @@ static int send_message(struct sluice_conn *conn, struct sluice_slot *slots,
 		slots[i].buffer.id = conn->tx_ids[--conn->tx_id_count];
 		conn->tx_out[slots[i].buffer.id] = bufs[i];
 	}
+	if (TRACE_ON(send))
+		trace_send(conn, slots, bufs, count);
 	if (direct) {
 		send_publish(conn, slots, count);
 		if (!(flags & SLUICE_SEND_F_BATCH))
@@ -174,6 +178,7 @@ static int send_message(struct sluice_conn *conn, struct sluice_slot *slots,
 	mark = core->stage_count;
 	memcpy(core->stage + mark, slots, count * sizeof(*slots));
 	core->stage_count += count;
+	core->tx_framed += count;
 	if (flags & SLUICE_SEND_F_BATCH) {
 		if (core->uring)
 			set_make_hot(core); /* which sends it */
@@ -184,6 +189,7 @@ static int send_message(struct sluice_conn *conn, struct sluice_slot *slots,
 		return 0;
 	/* What was staged before has been accepted; this message has not. */
 	core->stage_count = mark;
+	core->tx_framed -= count;
 	for (i = count; i-- > 0;) {
 		if (!bufs[i])
 			continue;
@@ -250,7 +256,7 @@ int sluice_send_parts(struct sluice_conn *conn, const struct sluice_part *parts,
 	for (i = 0; i < count; i++) {
 		const struct sluice_part *p = &parts[i];
 
-		if (p->buf->pool != conn->pool || !p->buf->refs ||
+		if (p->buf->pool != &core->pool->hot || !p->buf->refs ||
 		    p->offset > p->buf->capacity ||
 		    p->len > p->buf->capacity - p->offset)
 			return -EINVAL;
@@ -351,6 +357,7 @@ int sluice_loan_slow(struct sluice_conn *conn, size_t size,
 
 	if (r)
 		return r;
+	trace_follow(conn);
 	core->need = NEED_NOTHING;
 	r = pool_take(core->pool, size, false, buf);
 	if (r != -EAGAIN)

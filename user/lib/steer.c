@@ -18,15 +18,13 @@
  * to look. selftests/steer.pml is the model.
  */
 #include "steering.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-
-/* Unread slots of one conn past which its sender is left to its queue. */
-#define UNREAD_MAX (INBOX_MAX / 2)
 
 /* Between two looks at the socket without a reason; a guess. */
 #define LOOK_NS 5000000
@@ -215,7 +213,7 @@ void steer_deliver(struct conn_core *core, struct sluice_slot *slot)
 	bool first = !core->inbox_count;
 
 	s->steered++;
-	slot->seq = 0;
+	slot->seq = INBOX_STEERED;
 	slot->conn = 0;
 	if (core->phase == PHASE_AWARE) {
 		if (core->bye_seen)
@@ -231,7 +229,8 @@ void steer_deliver(struct conn_core *core, struct sluice_slot *slot)
 		conn_fail(conn, -ENOMEM, "out of memory");
 	if (core->error)
 		give_back(core, slot);
-	if (core->inbox_count >= UNREAD_MAX)
+	s->unread = core->inbox_count >= UNREAD_MAX;
+	if (s->unread)
 		word_hold(s->word);
 	if (first)
 		wake(core);
@@ -263,11 +262,15 @@ void steer_take(struct sluice_conn *conn, struct sluice_msg *msg)
 	msg->kind = slot.kind;
 	msg->resv = 0;
 	msg->view = NULL;
+	if (slot.kind == SLUICE_SLOT_LANDING)
+		msg->id = slot.buffer.id;
+	if (TRACE_ON(recv))
+		trace_recv(core, msg, SLUICE_LANE_STEERED);
+	core->rx_framed++;
 	if (slot.kind == SLUICE_SLOT_INLINE) {
 		memcpy(msg->inline_data, slot.inline_data, SLUICE_INLINE_MAX);
 		return;
 	}
-	msg->id = slot.buffer.id;
 	msg->view = ring->landing + slot.offset;
 	ring->owner[msg->id] |= OWNER_DELIVERED;
 	conn->rx_held_count++;
@@ -281,6 +284,7 @@ int steer_release(struct sluice_conn *conn, const struct sluice_msg *msg)
 	    !ring_release_msg(core->steer.ring, msg,
 			      owner_of(core) | OWNER_DELIVERED))
 		return -EINVAL;
+	TRACE(release, TRACE_PEER(core), trace_handle(core, msg));
 	core->steer.landing_held--;
 	conn->rx_held_count--;
 	return 0;

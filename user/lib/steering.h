@@ -38,6 +38,9 @@ struct ring_entry {
 	uint32_t tail; /* LEFT */
 };
 
+/* Unread slots of one conn past which its sender is left to its queue. */
+#define UNREAD_MAX (INBOX_MAX / 2)
+
 struct sluice_ring {
 	struct sluice_endpoint *endpoint;
 	uint32_t index; /* of the endpoint */
@@ -63,6 +66,7 @@ struct sluice_ring {
 	uint32_t freed_line; /* of landing slots' states */
 	uint32_t freed; /* in that line, not told yet; bits */
 	uint32_t *owner; /* by landing slot: conn number's index + 1, or 0 */
+	uint32_t seen_full; /* for the probe spill: trace.c */
 	uint32_t landing_slots;
 #define STATES_PER_LINE 16
 	uint32_t armed; /* how many rely on the doorbell */
@@ -203,6 +207,11 @@ bool ring_release(struct sluice_ring *ring, uint32_t id, uint32_t owner);
 /* The same for a message of an application's, which may be any. */
 bool ring_release_msg(struct sluice_ring *ring, const struct sluice_msg *msg,
 		      uint32_t owner);
+
+/* trace.c ----------------------------------------------------------------- */
+
+/* For TRACE_ON(spill): notes what is full, before the ring is read. */
+void trace_ring(struct sluice_ring *ring);
 
 /* grace.c ----------------------------------------------------------------- */
 

@@ -4,6 +4,7 @@
  * sleeping on the socket.
  */
 #include "steering.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -118,6 +119,7 @@ void conn_disarm(struct sluice_conn *conn)
 
 	if (!core->armed)
 		return;
+	TRACE(wake, core, TRACE_SELF(core));
 	core->armed = false;
 	steer_disarm(core);
 	if (core->set)
@@ -176,6 +178,7 @@ static int arm(struct sluice_conn *conn, uint32_t what, bool look,
 		conn_disarm(conn);
 		return (int)ready;
 	}
+	TRACE(sleep, core, TRACE_SELF(core), what);
 	core->sleeps++;
 	*events = 0;
 	/* What cannot be read now must not make the poll return. */
@@ -204,6 +207,7 @@ int sluice_arm(struct sluice_conn *conn, uint32_t what, short *events)
 		return r;
 	if (!what || what & ~(SLUICE_RECV | SLUICE_SEND))
 		return -EINVAL;
+	trace_follow(conn);
 	conn_disarm(conn);
 	if (core->steer.ring && !core->set) {
 		r = steer_fd(core);
@@ -343,8 +347,8 @@ static int spin(struct sluice_conn *conn, uint32_t what, int64_t deadline)
 	bool look;
 
 	for (i = 1;; i++) {
-		if (what & SLUICE_RECV && conn->rx_ring &&
-		    sluice__ready(conn) && recv_ready(conn))
+		if (what & SLUICE_RECV && core->rx_ring && slot_ready(conn) &&
+		    recv_ready(conn))
 			return SLUICE_RECV;
 		if (steer_on(core) && what & SLUICE_RECV) {
 			if (steer_pending(core))
@@ -396,6 +400,7 @@ int sluice_wait(struct sluice_conn *conn, uint32_t what, int64_t timeout_ns)
 		return -EINVAL;
 	if (core->uring)
 		return -EBUSY; /* what comes is the ring's to say */
+	trace_follow(conn);
 	conn_disarm(conn);
 	conn_push(conn);
 	ready = conn_ready(conn, what, timeout_ns == 0);

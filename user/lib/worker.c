@@ -5,6 +5,7 @@
  * for it.
  */
 #include "steering.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -63,8 +64,11 @@ int sluice_ring_recv(struct sluice_ring *ring, struct sluice_msg *msg,
 		return r;
 	while (ring_next(ring, &slot)) {
 		*conn = slot.conn;
-		if (worker_take(ring, &slot, msg))
-			return 1;
+		if (!worker_take(ring, &slot, msg))
+			continue;
+		TRACE(recv, 0ull, slot.seq - 1, 0ull, msg->len,
+		      (uint32_t)SLUICE_LANE_STEERED, trace_handle(ring, msg));
+		return 1;
 	}
 	return lost(ring) ? -ENOLINK : -EAGAIN;
 }
@@ -75,10 +79,11 @@ int sluice_ring_release(struct sluice_ring *ring, const struct sluice_msg *msg)
 
 	if (r || msg->kind == SLUICE_SLOT_INLINE)
 		return r;
-	return msg->kind == SLUICE_SLOT_LANDING &&
-			       ring_release_msg(ring, msg, OWNER_WORKER) ?
-		       0 :
-		       -EINVAL;
+	if (msg->kind != SLUICE_SLOT_LANDING ||
+	    !ring_release_msg(ring, msg, OWNER_WORKER))
+		return -EINVAL;
+	TRACE(release, 0ull, trace_handle(ring, msg));
+	return 0;
 }
 
 /* Waiting ----------------------------------------------------------------- */
