@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sdt.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -217,10 +218,14 @@ int request_attach(struct request *request)
 	if (conn_add(tables, endpoint, attach->ring, attach->conn, cookie,
 		     entry.netns))
 		return ENOMEM;
-	if (!bpf_map_update_elem(programs->conns, &cookie, &entry, BPF_NOEXIST))
+	if (!bpf_map_update_elem(programs->conns, &cookie, &entry,
+				 BPF_NOEXIST)) {
+		STAP_PROBE5(sluiced, attach, request->client->pid, entry.uid,
+			    entry.endpoint, entry.conn, cookie);
 		return entry.type == SOCK_STREAM ?
 			       attach_stream(request, cookie) :
 			       0;
+	}
 	r = errno == E2BIG ? ENOSPC : errno;
 	conn_free(tables, conn_find(tables, cookie));
 	return r;

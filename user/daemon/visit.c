@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/sdt.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -84,6 +85,8 @@ void visit_join(struct visit *visit, struct backend *backend,
 {
 	visit->backend = backend;
 	visit->path = path;
+	STAP_PROBE5(sluiced, route, visit->service->config.name, backend->path,
+		    (int)path, visit->peer.pid, visit->peer.uid);
 	visit->service->visit_count[path]++;
 	visit->service->waiting--;
 	backend->visits++;
