@@ -138,7 +138,8 @@ installs()
 		share/doc/sluice/PROTOCOL.md share/doc/sluice/LICENSE \
 		share/doc/sluice/sluiced.conf share/man/man1/sluicecat.1 \
 		share/man/man8/sluiced.8 share/man/man8/sluicectl.8 \
-		share/man/man5/sluiced.conf.5; do
+		share/man/man5/sluiced.conf.5 share/man/man7/sluice_trace.7 \
+		share/sluice/trace/flow.bt; do
 		test -s "$root/usr/$file" || { echo "no $file"; return 1; }
 	done
 	readelf -d "$root/usr/lib/libsluice.so" | grep -q 'SONAME.*libsluice.so.1]'

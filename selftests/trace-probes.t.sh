@@ -60,7 +60,7 @@ arguments_are_documented()
 
 attached_by_a_script()
 {
-	diff <(in_code) <(sed -n 's/^usdt:$1:\([a-z]*\):\([a-z]*\)$/\1 \2/p' \
+	diff <(in_code) <(sed -n 's/^usdt:[$]1:\([a-z]*\):\([a-z]*\)$/\1 \2/p' \
 		"$SCRIPTS"/*.bt | sort -u)
 }
 

@@ -30,7 +30,7 @@ sites()
 	while read -r probe; do
 		count=$(readelf -n "$file" | grep -cx " *Name: $probe")
 		total=$((total + count))
-	done < <(sed -n 's/^usdt:$1:[a-z]*:\([a-z]*\)$/\1/p' \
+	done < <(sed -n 's/^usdt:[$]1:[a-z]*:\([a-z]*\)$/\1/p' \
 		"$SOURCE/bpf/trace/$name.bt")
 	echo "$total"
 }
@@ -51,7 +51,7 @@ attached()
 	until test "$(bpftool perf list | grep "^pid $pid " |
 		grep -cE "tracepoint|filename $2 ")" -ge "$want"; do
 		tries=$((tries + 1))
-		if ! kill -0 "$pid" || test $tries = 1000; then
+		if ! kill -0 "$pid" || test "$tries" = 1000; then
 			cat "$OUT/$name.err" "$OUT/$name"
 			return 1
 		fi
@@ -117,9 +117,9 @@ total()
 	local run sum=0
 
 	for run in direct queued steered plain; do
-		sum=$((sum + $(value $run "$1")))
+		sum=$((sum + $(value "$run" "$1")))
 	done
-	echo $sum
+	echo "$sum"
 }
 
 everything_is_attached()
@@ -127,7 +127,7 @@ everything_is_attached()
 	local name
 
 	for name in flow latency spill doorbell buffers; do
-		attached $name "$TOOL"
+		attached "$name" "$TOOL"
 	done
 	attached services "$SLUICE_BUILD/bin/sluiced"
 	attached uring none
@@ -158,9 +158,9 @@ visit()
 		socat -u "UNIX-CONNECT:$TMPDIR/service" - </dev/null \
 			>"$OUT/visit-$i" &
 		pid=$!
-		wait $pid
+		wait "$pid"
 		same "visit $i" "$(cat "$OUT/visit-$i")" welcome
-		echo $pid
+		echo "$pid"
 	done
 }
 
@@ -191,9 +191,9 @@ flow_has_a_line_for_each_message()
 	same 'plain, spilled' "$(lines plain - plain)" \
 		$(($(value plain messages) - $(value plain steered)))
 	for run in direct queued steered plain; do
-		same "bytes, $run" "$(awk -v r="$(value $run receiver)" \
+		same "bytes, $run" "$(awk -v r="$(value "$run" receiver)" \
 			'$4 == r { n += $7 } END { print n }' "$OUT/flow")" \
-			"$(value $run bytes)"
+			"$(value "$run" bytes)"
 	done
 	# tags and numbers count from 0; an age wherever there is a sender
 	sender=$(value direct sender)
@@ -218,9 +218,9 @@ latency_has_each_message_in_its_lane()
 	same steered "$(sum latency latency steered)" "$(value steered steered)"
 	same unpaired "$(sum latency unpaired)" "$(value plain messages)"
 	for lane in plain queued direct steered; do
-		same $lane "$(($(sum latency latency $lane) +
-			$(sum latency unpaired $lane)))" \
-			"$(sum latency received $lane)"
+		same "$lane" "$(($(sum latency latency "$lane") +
+			$(sum latency unpaired "$lane")))" \
+			"$(sum latency received "$lane")"
 	done
 }
 
@@ -251,8 +251,8 @@ buffers_says_who_holds_them()
 {
 	local sent=400 # buffers: 300 direct, 100 steered
 
-	same 'before send' "$(sum buffers before_send_us)" $sent
-	same unread "$(sum buffers unread_us)" $sent
+	same 'before send' "$(sum buffers before_send_us)" "$sent"
+	same unread "$(sum buffers unread_us)" "$sent"
 	same received "$(sum buffers received)" "$(total views)"
 	same held "$(sum buffers held_us)" "$(sum buffers released)"
 	same 'steered, held' "$(sum buffers holds "$(value steered receiver),")" 2
@@ -267,7 +267,7 @@ services_lists_what_sluiced_attached()
 	same attached "$(sum services attached)" 2
 	same lines "$(grep -c ' attach ' "$OUT/services")" 2
 	for run in steered plain; do
-		grep -qE " attach +$(value $run receiver) +0 +endpoint" \
+		grep -qE " attach +$(value "$run" receiver) +0 +endpoint" \
 			"$OUT/services"
 	done
 }
@@ -292,7 +292,7 @@ uring_counts_what_the_relay_did()
 
 	bytes=$(status 's["services"][0]["sluiced"]["bytes"]["to_clients"]')
 	same bytes "$bytes" 24 # three times "welcome" and a newline
-	test "$(sum uring completions done)" -ge 6
+	test "$(sum uring completions "done")" -ge 6
 	same all "$(sum uring completions)" "$(sum uring completed)"
 	test "$(sum uring waits)" -gt 0
 	test "$(sum uring wait_for)" = "$(sum uring waits)"

@@ -401,6 +401,7 @@ int sluice_wait(struct sluice_conn *conn, uint32_t what, int64_t timeout_ns)
 	trace_follow(conn);
 	if (core->uring)
 		return -EBUSY; /* what comes is the ring's to say */
+	trace_follow(conn);
 	conn_disarm(conn);
 	conn_push(conn);
 	ready = conn_ready(conn, what, timeout_ns == 0);
