@@ -5,6 +5,7 @@
  *   request.c    checks, answers      endpoint.c  CREATE, CLAIM, DESTROY
  *   attach.c     ATTACH, DETACH       report.c    QUERY, LIST, DRAIN
  *   bind.c       SERVICE_BIND, SERVICE_ACCEPT, SERVICES
+ *   follow.c     URING_FOLLOW, URING_LEAVE, URINGS
  */
 #ifndef SLUICED_REQUEST_H
 #define SLUICED_REQUEST_H
@@ -52,6 +53,9 @@ int request_drain(struct request *request);
 int request_service_bind(struct request *request);
 int request_service_accept(struct request *request);
 int request_services(struct request *request);
+int request_uring_follow(struct request *request);
+int request_uring_leave(struct request *request);
+int request_urings(struct request *request);
 
 /* A job about an endpoint, NULL without memory; for a request or for nobody. */
 struct job *request_job(enum job_type type, struct endpoint *endpoint);
