@@ -92,4 +92,49 @@ static __always_inline bool skb_has_fds(struct __sk_buff *ctx)
 	return skb_fds(ctx, &known) || !known;
 }
 
+/* What io_uring's tracepoints show ---------------------------------------- */
+
+/*
+ * The CQE of io_uring_complete. Since 6.16 the third argument is a pointer to it,
+ * before it was the first of its fields: programs cannot tell, the loader can.
+ */
+static __always_inline void complete_cqe(const __u64 *ctx, bool pointer,
+					 struct io_uring_cqe *cqe)
+{
+	const struct io_uring_cqe *given = (const void *)ctx[2];
+
+	if (pointer) {
+		cqe->user_data = BPF_CORE_READ(given, user_data);
+		cqe->res = BPF_CORE_READ(given, res);
+		cqe->flags = BPF_CORE_READ(given, flags);
+	} else {
+		cqe->user_data = ctx[2];
+		cqe->res = (__s32)ctx[3];
+		cqe->flags = (__u32)ctx[4];
+	}
+}
+
+/* IORING_RECVSEND_* of a send or receive. */
+static __always_inline __u16 request_send_flags(struct io_kiocb *req)
+{
+	struct io_sr_msg *msg =
+		(void *)req + bpf_core_field_offset(struct io_kiocb, cmd);
+	__u16 flags = 0;
+
+	bpf_core_read(&flags, sizeof(flags), &msg->flags);
+	return flags;
+}
+
+struct io_kiocb___buf_node {
+	struct io_rsrc_node *buf_node;
+} __attribute__((preserve_access_index));
+
+/* Since 6.13 buf_index is that of sends, too. */
+static __always_inline bool request_knows_send_buffer(struct io_kiocb *req)
+{
+	struct io_kiocb___buf_node *form = (void *)req;
+
+	return bpf_core_field_exists(form->buf_node);
+}
+
 #endif

@@ -96,11 +96,11 @@ check_includes()
 	libc+='sysexits|syslog|termios|threads|time|uchar|ucontext|unistd|'
 	libc+='utmp|wait|wchar|wctype|wordexp|x86intrin|'
 	libc+='(arpa|asm|linux|net|netinet|sys)/[a-z_0-9]+)\.h'
-	includes include "$libc|sluice/(uapi|sluice|endpoint|hot)\.h"
+	includes include "$libc|sluice/(uapi|control|sluice|endpoint|hot)\.h"
 	includes bpf "$libc|bpf/[a-z_]+\.h|sluice/uapi\.h|vmlinux\.h"
 	includes vmlinux "linux/types\.h"
-	includes user/lib "$libc|sluice/(uapi|sluice|endpoint|hot|uring)\.h"
-	includes user/daemon "$libc|bpf/[a-z_]+\.h|(connect|conns|guard|sockets|sockmap|steer)\.skel\.h|(connect|guard|sockmap|steer)\.h|liburing\.h|sluice/uapi\.h|ini\.h|cap-ng\.h|systemd/sd-daemon\.h"
+	includes user/lib "$libc|sluice/(uapi|control|sluice|endpoint|hot|uring)\.h"
+	includes user/daemon "$libc|bpf/[a-z_]+\.h|(connect|conns|guard|sockets|sockmap|steer|uring)\.skel\.h|(connect|guard|sockmap|steer|uring)\.h|liburing\.h|sluice/uapi\.h|ini\.h|cap-ng\.h|systemd/sd-daemon\.h"
 	for tree in bench examples; do
 		includes user/$tree "$libc|$tools|sluice/(uapi|sluice|uring)\.h"
 	done

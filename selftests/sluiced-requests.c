@@ -96,7 +96,7 @@ static const struct breach {
 	.value = (value_)
 	{ "magic", QUERY, SET(magic, 0x43534c54), .error = EPROTO },
 	{ "type_zero", QUERY, SET(type, 0), .error = EOPNOTSUPP },
-	{ "type_unknown", QUERY, SET(type, 12), .error = EOPNOTSUPP },
+	{ "type_unknown", QUERY, SET(type, 15), .error = EOPNOTSUPP },
 	{ "type_huge", QUERY, SET(type, 65535), .error = EOPNOTSUPP },
 	{ "flag_reply", QUERY, SET(flags, 1), .error = EINVAL },
 	{ "flag_unknown", QUERY, SET(flags, 4), .error = EINVAL },

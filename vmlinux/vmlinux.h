@@ -107,6 +107,65 @@ struct sk_buff {
 	unsigned int truesize;
 };
 
+typedef struct {
+	unsigned int val;
+} kuid_t;
+
+struct user_struct {
+	kuid_t uid;
+};
+
+struct io_ring_ctx {
+	struct user_struct *user; /* who made it */
+};
+
+struct io_cqe {
+	__u64 user_data;
+};
+
+struct io_uring_cqe {
+	__u64 user_data;
+	__s32 res;
+	__u32 flags;
+};
+
+struct io_cmd_data {
+	__u8 data[56]; /* of a send or receive: struct io_sr_msg */
+};
+
+struct io_sr_msg {
+	__u16 flags; /* IORING_RECVSEND_* */
+};
+
+struct io_rsrc_node;
+
+struct io_kiocb {
+	struct io_cmd_data cmd;
+	__u8 opcode;
+	__u16 buf_index;
+	unsigned int flags; /* the lowest: IOSQE_* */
+	struct io_cqe cqe;
+	struct io_ring_ctx *ctx;
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
+struct cred {
+	kuid_t euid;
+};
+
+struct task_struct {
+	const struct cred *real_cred;
+	struct files_struct *files;
+};
+
 struct bpf_sock_addr_kern {
 	void *uaddr;
 	__u32 uaddrlen;
@@ -118,6 +177,11 @@ struct bpf_iter_meta {
 	struct seq_file *seq;
 	__u64 session_id;
 	__u64 seq_num;
+};
+
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
 };
 
 struct bpf_iter__unix {

@@ -264,6 +264,26 @@ SLUICE_API int sluice_service_bind(struct sluice_listener **listener,
 				   const struct sluice_options *options);
 
 /*
+ * Asks sluiced to account for an io_uring of this process (bpf/uring.bpf.c): how long
+ * its doorbells take, what is in flight on pools. `sluicectl uring` shows it. Returns
+ * an fd, which is the caller's: the ring is followed until that is closed in all
+ * processes that have it, or the ring is. control: the control socket; NULL: that of
+ * $SLUICE_CONTROL, or the default.
+ *
+ * Doorbells are polls, reads and receives with (user_data & mask) == match; pool
+ * operations those on buffer_count registered buffers from buffer_first on.
+ *
+ * -EBADF: no ring; -EINVAL: match has other bits than mask, more than 65536 buffers;
+ * -EPERM: another user's ring; -EALREADY: it is followed; -EDQUOT; -EOPNOTSUPP: this
+ * kernel or this sluiced cannot; -ENOENT, -ECONNREFUSED: no sluiced; -ETIMEDOUT: it did
+ * not answer within 5 s.
+ */
+SLUICE_API int sluice_uring_follow(const char *control, int ring_fd,
+				   uint64_t match, uint64_t mask,
+				   uint32_t buffer_first,
+				   uint32_t buffer_count);
+
+/*
  * -ECONNREFUSED, -ENOENT: nobody listens. Blocks while the server's backlog is
  * full. -EINTR: a signal came while it waited.
  */

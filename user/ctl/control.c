@@ -66,7 +66,7 @@ int control_open(const struct ctl_options *options, bool quiet)
 	return -CTL_NO_SLUICED;
 }
 
-int control_call(int fd, struct sluice_control *call, void *data, size_t *size)
+int control_ask(int fd, struct sluice_control *call, void *data, size_t *size)
 {
 	static __u32 serial;
 	struct sluice_control reply;
@@ -95,9 +95,16 @@ int control_call(int fd, struct sluice_control *call, void *data, size_t *size)
 	*call = reply;
 	if (size)
 		*size = (size_t)n - sizeof(reply);
-	if (reply.error)
+	return 0;
+}
+
+int control_call(int fd, struct sluice_control *call, void *data, size_t *size)
+{
+	if (control_ask(fd, call, data, size))
+		return CTL_FAILED;
+	if (call->error)
 		return ctl_failed("sluiced refuses: %s",
-				  strerror((int)reply.error));
+				  strerror((int)call->error));
 	return 0;
 }
 
@@ -118,33 +125,41 @@ int control_query(int fd, struct sluice_control_use *use)
 	return ret;
 }
 
-/* The next records above `after` into space for SLUICE_LIST_MAX. */
-static int list_some(int fd, __u64 after, struct sluice_control_record *into,
-		     unsigned int *count)
+int control_records(int fd, __u16 type, __u64 after, void *into,
+		    size_t record_size, unsigned int max, unsigned int *count)
 {
 	struct sluice_control call = {
-		.type = SLUICE_CONTROL_LIST,
-		.flags = whose(),
+		.type = type,
+		/* root's alone, and all there is */
+		.flags = type == SLUICE_CONTROL_SERVICES ? 0 : whose(),
 		.endpoint = after,
 	};
 	char data[65536];
 	size_t size = sizeof(data);
-	unsigned int i;
 
 	if (control_call(fd, &call, data, &size))
 		return CTL_FAILED;
 	*count = call.list.count;
-	if (*count > SLUICE_LIST_MAX ||
-	    (*count && call.list.record_size < sizeof(*into)) ||
+	if (*count > max || (*count && call.list.record_size < record_size) ||
 	    (size_t)*count * call.list.record_size != size)
 		return ctl_failed("sluiced lists nonsense: is it of another "
 				  "version?");
-	for (i = 0; i < *count; i++) {
-		memcpy(&into[i], data + (size_t)i * call.list.record_size,
-		       sizeof(*into));
-		into[i].comm[sizeof(into[i].comm) - 1] = 0;
-	}
+	for (unsigned int i = 0; i < *count; i++)
+		memcpy((char *)into + i * record_size,
+		       data + (size_t)i * call.list.record_size, record_size);
 	return 0;
+}
+
+/* The next records above `after` into space for SLUICE_LIST_MAX. */
+static int list_some(int fd, __u64 after, struct sluice_control_record *into,
+		     unsigned int *count)
+{
+	int ret = control_records(fd, SLUICE_CONTROL_LIST, after, into,
+				  sizeof(*into), SLUICE_LIST_MAX, count);
+
+	for (unsigned int i = 0; i < *count && !ret; i++)
+		into[i].comm[sizeof(into[i].comm) - 1] = 0;
+	return ret;
 }
 
 int control_list(int fd, struct sluice_control_record **records,

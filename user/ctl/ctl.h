@@ -6,7 +6,8 @@
  *	main.c      command line
  *	control.c   talks to sluiced
  *	pins.c      reads the pinned maps
- *	status.c, top.c, doctor.c, drain.c, unload.c, probe-print.c   the commands
+ *	status.c, top.c, doctor.c, drain.c, unload.c, uring.c,
+ *	probe-print.c   the commands
  *	probe*.c    what the kernel can do; bpf-insn.h
  */
 #ifndef CTL_CTL_H
@@ -35,6 +36,9 @@ struct ctl_options {
 	double timeout; /* seconds, < 0: for ever */
 	const char *control;
 	const char *pins;
+	int pid; /* 0: none; likewise, less than 0: */
+	int ring_fd;
+	__u64 match, mask; /* of user_data */
 	char **operands; /* ends with NULL */
 };
 
@@ -48,7 +52,7 @@ struct ctl_command {
 };
 
 extern const struct ctl_command ctl_probe, ctl_status, ctl_doctor, ctl_top,
-	ctl_drain, ctl_unload;
+	ctl_drain, ctl_unload, ctl_uring;
 
 /* Complains and returns CTL_USAGE. */
 int ctl_usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -57,6 +61,8 @@ int ctl_failed(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Prints and frees the object; `code`, or CTL_FAILED if that did not work. */
 int ctl_json(json_t *json, int code);
+
+void ctl_sleep(double seconds);
 
 /* The control socket ----------------------------------------------------- */
 
@@ -69,6 +75,16 @@ int control_open(const struct ctl_options *options, bool quiet);
  * (which may be NULL), *size says how many. 0; or CTL_FAILED after a complaint.
  */
 int control_call(int fd, struct sluice_control *call, void *data, size_t *size);
+
+/* The same, but a reply with an error is not complained of: call->error. */
+int control_ask(int fd, struct sluice_control *call, void *data, size_t *size);
+
+/*
+ * Up to max records of record_size bytes beyond `after` (see the request of that
+ * type), of all uids if it may. 0 or CTL_FAILED.
+ */
+int control_records(int fd, __u16 type, __u64 after, void *into,
+		    size_t record_size, unsigned int max, unsigned int *count);
 
 /* Totals: of all uids for root, else of the caller's. 0 or CTL_FAILED. */
 int control_query(int fd, struct sluice_control_use *use);

@@ -335,7 +335,7 @@ static void look_at_sluiced(struct findings *f, int control,
 	*ret = snapshot_take(&before, control, options);
 	if (!*ret) {
 		cpus = cpus_read(&before);
-		status_sleep(options->interval);
+		ctl_sleep(options->interval);
 		*ret = snapshot_take(&after, control, options);
 	}
 	if (!*ret) {

@@ -4,14 +4,18 @@
  */
 #include "ctl.h"
 
+#include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static const struct ctl_command *const commands[] = {
-	&ctl_probe, &ctl_status, &ctl_top, &ctl_doctor, &ctl_drain, &ctl_unload,
+	&ctl_probe, &ctl_status, &ctl_top,   &ctl_doctor,
+	&ctl_drain, &ctl_unload, &ctl_uring,
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -27,6 +31,9 @@ static const struct option long_options[] = {
 	{ "rounds", required_argument, NULL, 'n' },
 	{ "control", required_argument, NULL, 's' },
 	{ "pins", required_argument, NULL, 'p' },
+	{ "pid", required_argument, NULL, 'P' },
+	{ "fd", required_argument, NULL, 'F' },
+	{ "user-data", required_argument, NULL, 'u' },
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
 };
@@ -68,6 +75,17 @@ int ctl_json(json_t *json, int code)
 	return ret ? ctl_failed("cannot write the JSON") : code;
 }
 
+void ctl_sleep(double seconds)
+{
+	struct timespec left = {
+		.tv_sec = (time_t)seconds,
+		.tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9),
+	};
+
+	while (nanosleep(&left, &left) && errno == EINTR)
+		;
+}
+
 static int help(void)
 {
 	unsigned int i;
@@ -103,6 +121,35 @@ static int rounds_parse(const char *text, long *rounds)
 	return 0;
 }
 
+static int number_parse(const char *name, const char *text, long least,
+			int *number)
+{
+	char *end;
+	long value = strtol(text, &end, 10);
+
+	if (end == text || *end || value < least || value > INT_MAX)
+		return ctl_usage("bad %s \"%s\": want a number", name, text);
+	*number = (int)value;
+	return 0;
+}
+
+/* VALUE/MASK, decimal or 0x... */
+static int match_parse(const char *text, struct ctl_options *options)
+{
+	char *slash, *end;
+
+	options->match = strtoull(text, &slash, 0);
+	if (slash == text || *slash != '/')
+		return ctl_usage("bad user-data \"%s\": want VALUE/MASK", text);
+	options->mask = strtoull(slash + 1, &end, 0);
+	if (end == slash + 1 || *end || options->match & ~options->mask)
+		return ctl_usage(
+			"bad user-data \"%s\": want VALUE/MASK, no bits "
+			"of it outside",
+			text);
+	return 0;
+}
+
 static int option_set(struct ctl_options *options, int option)
 {
 	switch (option) {
@@ -133,6 +180,12 @@ static int option_set(struct ctl_options *options, int option)
 		return seconds_parse("interval", optarg, &options->interval);
 	case 't':
 		return seconds_parse("timeout", optarg, &options->timeout);
+	case 'P':
+		return number_parse("pid", optarg, 1, &options->pid);
+	case 'F':
+		return number_parse("fd", optarg, 0, &options->ring_fd);
+	case 'u':
+		return match_parse(optarg, options);
 	}
 	return 0;
 }
@@ -182,6 +235,7 @@ int main(int argc, char **argv)
 		.timeout = -1,
 		.control = SLUICE_CONTROL_PATH,
 		.pins = PINS_DEFAULT,
+		.ring_fd = -1,
 	};
 	const struct ctl_command *command;
 	int ret;

@@ -15,28 +15,14 @@ static int some_services(int fd, unsigned int skip,
 			 struct sluice_control_service *into,
 			 unsigned int *count)
 {
-	struct sluice_control call = {
-		.type = SLUICE_CONTROL_SERVICES,
-		.endpoint = skip,
-	};
-	char data[65536];
-	size_t size = sizeof(data);
+	int ret = control_records(fd, SLUICE_CONTROL_SERVICES, skip, into,
+				  sizeof(*into), SLUICE_SERVICES_MAX, count);
 
-	if (control_call(fd, &call, data, &size))
-		return CTL_FAILED;
-	*count = call.list.count;
-	if (*count > SLUICE_SERVICES_MAX ||
-	    (*count && call.list.record_size < sizeof(*into)) ||
-	    (size_t)*count * call.list.record_size != size)
-		return ctl_failed("sluiced lists nonsense: is it of another "
-				  "version?");
-	for (unsigned int i = 0; i < *count; i++) {
-		memcpy(&into[i], data + (size_t)i * call.list.record_size,
-		       sizeof(*into));
+	for (unsigned int i = 0; i < *count && !ret; i++) {
 		into[i].name[sizeof(into[i].name) - 1] = 0;
 		into[i].listen[sizeof(into[i].listen) - 1] = 0;
 	}
-	return 0;
+	return ret;
 }
 
 int control_services(int fd, struct sluice_control_service **services,

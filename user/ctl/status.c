@@ -4,11 +4,9 @@
  */
 #include "status.h"
 
-#include <errno.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static const char *const words[] = { "queued", "granted", "steered" };
@@ -275,17 +273,6 @@ static void status_print(const struct ctl_options *options,
 		     counts_spilled, true);
 }
 
-void status_sleep(double seconds)
-{
-	struct timespec left = {
-		.tv_sec = (time_t)seconds,
-		.tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9),
-	};
-
-	while (nanosleep(&left, &left) && errno == EINTR)
-		;
-}
-
 static int run(const struct ctl_options *options)
 {
 	struct snapshot before = { 0 }, after = { 0 };
@@ -295,7 +282,7 @@ static int run(const struct ctl_options *options)
 		return -fd;
 	ret = snapshot_take(&before, fd, options);
 	if (!ret && options->interval > 0 && !before.pins_error) {
-		status_sleep(options->interval);
+		ctl_sleep(options->interval);
 		ret = snapshot_take(&after, fd, options);
 	} else if (!ret) {
 		after = before;

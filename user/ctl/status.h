@@ -67,7 +67,6 @@ int rings_sum(const char *pins, const struct sluice_control_record *record,
 	      struct ring_sums *sums);
 
 /* status.c */
-void status_sleep(double seconds);
 /* "18.3 MiB"; good for the next three calls. */
 const char *bytes_text(double bytes);
 /* Name or number; good until the next call. */

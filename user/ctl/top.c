@@ -345,7 +345,7 @@ static int run(const struct ctl_options *options)
 	ret = round_take(&before, &before, fd, options);
 	for (n = 0; !ret && (!options->rounds || n < options->rounds); n++) {
 		if (!screen)
-			status_sleep(options->interval);
+			ctl_sleep(options->interval);
 		else if (!screen_wait(n ? options->interval : 0.2))
 			break;
 		ret = round_take(&after, &before, fd, options);

@@ -367,6 +367,7 @@ void client_close(struct server *server, struct client *client)
 	client->next = server->closed;
 	server->closed = client;
 	services_client_gone(server, client);
+	urings_client_gone(server, client);
 	for (struct job *job = client->jobs; job; job = job->client_next)
 		job->client = NULL;
 	client->jobs = NULL;

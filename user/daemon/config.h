@@ -23,6 +23,7 @@ struct limits {
 	uint64_t map_bytes_per_uid;
 	uint64_t map_bytes_per_endpoint;
 	uint64_t clients_per_uid; /* connections to the control socket */
+	uint64_t urings_per_uid; /* that are followed */
 };
 
 #define SERVICE_PATH_SIZE 108

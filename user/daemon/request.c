@@ -45,6 +45,13 @@ static const struct kind {
 	[SLUICE_CONTROL_SERVICE_ACCEPT] = { request_service_accept,
 					    .body = USED(accept, __resv) },
 	[SLUICE_CONTROL_SERVICES] = { request_services, .number = NUMBER_ANY },
+	[SLUICE_CONTROL_URING_FOLLOW] = { request_uring_follow,
+					  .body = USED(uring, __resv) },
+	[SLUICE_CONTROL_URING_LEAVE] = { request_uring_leave,
+					 .number = NUMBER_ANY },
+	[SLUICE_CONTROL_URINGS] = { request_urings,
+				    .flags = SLUICE_CONTROL_F_ALL,
+				    .number = NUMBER_ANY },
 };
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
 

@@ -5,6 +5,7 @@
  *   request.c    checks, answers      endpoint.c  CREATE, CLAIM, DESTROY
  *   attach.c     ATTACH, DETACH       report.c    QUERY, LIST, DRAIN
  *   bind.c       SERVICE_BIND, SERVICE_ACCEPT, SERVICES
+ *   follow.c     URING_FOLLOW, URING_LEAVE, URINGS
  */
 #ifndef SLUICED_REQUEST_H
 #define SLUICED_REQUEST_H
@@ -54,6 +55,9 @@ int request_drain(struct request *request);
 int request_service_bind(struct request *request);
 int request_service_accept(struct request *request);
 int request_services(struct request *request);
+int request_uring_follow(struct request *request);
+int request_uring_leave(struct request *request);
+int request_urings(struct request *request);
 
 /* After SETTLE: how many of job->fds the reply has. */
 int attach_settled(struct server *server, struct job *job);

@@ -201,6 +201,7 @@ static int open_programs(struct server *server)
 	if (services_land(&server->config))
 		programs_open_stream(&server->programs);
 	intercepts_open(&server->intercepts);
+	urings_open(&server->urings, server->config.pin_dir);
 	return 0;
 }
 
@@ -252,8 +253,11 @@ static void run_deadlines(struct server *server)
 		takeover_expire(server);
 	if (server->services->tick_at && now >= server->services->tick_at)
 		services_tick(server);
+	if (server->urings.tidy_at && now >= server->urings.tidy_at)
+		uring_tidy(&server->urings);
 	if (now >= server->sweep_at) {
 		sweep(server);
+		urings_sweep(server);
 		server->sweep_at = now + (int64_t)server->config.sweep_seconds *
 						 1000000000;
 	}
@@ -270,6 +274,8 @@ static int time_left(const struct server *server)
 		next = server->orphans_until;
 	if (server->services->tick_at && server->services->tick_at < next)
 		next = server->services->tick_at;
+	if (server->urings.tidy_at && server->urings.tidy_at < next)
+		next = server->urings.tidy_at;
 	left = next - server_now();
 	return left <= 0 ? 0 : (int)(left / 1000000 + 1);
 }
@@ -325,6 +331,7 @@ void server_stop(struct server *server)
 		worker_stop(server->worker);
 	if (server->worker && server->config.unload)
 		remove_all(server);
+	urings_close(&server->urings, server->config.pin_dir);
 	intercepts_close(&server->intercepts);
 	if (!server->sockmap_error)
 		sockmap_close(&server->sockmap);

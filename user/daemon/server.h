@@ -20,6 +20,7 @@
 #include "socketfile.h"
 #include "sockmap.h"
 #include "tables.h"
+#include "uring.h"
 #include "worker.h"
 
 struct server;
@@ -42,6 +43,7 @@ struct server {
 	struct tables tables;
 	struct services *services;
 	struct intercepts intercepts;
+	struct urings urings;
 	struct client *clients;
 	struct client *closed; /* to be freed after this round of events */
 	struct source *gone; /* likewise */

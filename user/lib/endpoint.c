@@ -26,6 +26,13 @@ static bool power_of_two(uint32_t n, uint32_t min, uint32_t max)
 	return n >= min && n <= max && !(n & (n - 1));
 }
 
+const char *control_path(const char *given)
+{
+	if (!given)
+		given = secure_getenv("SLUICE_CONTROL");
+	return given && *given ? given : SLUICE_CONTROL_PATH;
+}
+
 int endpoint_options_read(struct sluice_endpoint_options *o,
 			  const struct sluice_endpoint_options *in)
 {
@@ -38,10 +45,7 @@ int endpoint_options_read(struct sluice_endpoint_options *o,
 		if (r)
 			return r;
 	}
-	if (!o->control)
-		o->control = secure_getenv("SLUICE_CONTROL");
-	if (!o->control || !*o->control)
-		o->control = SLUICE_CONTROL_PATH;
+	o->control = control_path(o->control);
 	if (!o->rings)
 		o->rings = 1;
 	if (!o->ring_slots)

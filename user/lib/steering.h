@@ -117,6 +117,8 @@ struct sluice_endpoint {
 
 /* daemon.c ---------------------------------------------------------------- */
 
+/* Where sluiced listens, unless the application says where. In endpoint.c. */
+const char *control_path(const char *given);
 /* A connected, non-blocking socket, or -errno. */
 int daemon_connect(const struct sockaddr_un *address, socklen_t size);
 /* One request, with fd unless that is -1. 0 or -errno. */
