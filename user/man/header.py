@@ -107,6 +107,9 @@ def blocks(lines):
     for line in lines:
         text = line.strip()
         bullet, term = BULLET.match(line), TERM.match(line)
+        if not text and code:
+            code[2].append("")
+            continue
         if not text:
             found.append(None)
             continue
@@ -152,7 +155,7 @@ def render(page, lines):
         elif block[0] == "text":
             page.paragraph(filled(" ".join(block[2])))
         elif block[0] == "code":
-            page.add(*literal(block[2]))
+            page.add(*literal("\n".join(block[2]).rstrip("\n").split("\n")))
         kind = block[0]
 
 
