@@ -4,7 +4,11 @@
 # made lands in $(O). V=1 shows the commands, WERROR=1 makes warnings errors.
 
 VERSION := 1.0.0
-SONAME := libsluice.so.1
+# Of the release: manual pages and packages say so.
+DATE := 2026-11-25
+# Its number is that of the package libsluice0, and goes up when programs that were
+# linked before could not run any more (selftests/abi).
+SONAME := libsluice.so.0
 
 O ?= build
 CC ?= cc
@@ -20,13 +24,18 @@ JOBS ?= $(shell nproc)
 CFLAGS ?= -O2 -g -Wall -Wextra
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
-LIBDIR ?= $(PREFIX)/lib
+# Below /usr where this Debian's linker looks; elsewhere as everybody does it.
+LIBDIR ?= $(PREFIX)/lib$(if $(filter /usr,$(PREFIX)),$(addprefix /,$(shell $(CC) -print-multiarch)))
 INCLUDEDIR ?= $(PREFIX)/include
 DATADIR ?= $(PREFIX)/share
 MANDIR ?= $(DATADIR)/man
 DOCDIR ?= $(DATADIR)/doc/sluice
 SBINDIR ?= $(PREFIX)/sbin
 UNITDIR ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
+COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
+BPFDIR ?= $(PREFIX)/lib/sluice
 
 # Set by the asan and tsan targets only.
 SANITIZER ?=
@@ -40,9 +49,12 @@ SANITIZE := $(SANITIZE_$(SANITIZER))
 PACKAGES := gcc make libc6-dev g++ binutils libjansson-dev liburing-dev \
 	libbpf-dev libinih-dev libcap-ng-dev libsystemd-dev systemtap-sdt-dev \
 	pkg-config clang bpftool bpftrace spin gnuplot-nox clang-format shellcheck \
-	python3 perl strace curl socat nginx-light
+	python3 perl strace curl socat nginx-light mandoc abigail-tools \
+	dwarves
 # Of check-vm only.
 VM_PACKAGES := qemu-system-x86 busybox-static cpio
+# Of deb, and of the test that installs what it makes.
+DEB_PACKAGES := debhelper fakeroot lintian mmdebstrap
 
 Q := $(if $(filter 1,$(V)),,@)
 say = $(if $(filter 1,$(V)),,@printf '  %-8s %s\n' '$1' '$2')
@@ -67,10 +79,12 @@ HELPER_SRC := $(filter-out $(TEST_SRC) $(TEST_TOOL_SRC) selftests/redirects.c, \
 	$(wildcard selftests/*.c))
 BPF_SRC := $(wildcard bpf/*.bpf.c)
 MAN := $(wildcard user/man/*.[1-8])
+HEADERS := $(wildcard include/sluice/*.h)
+BPFTRACE_SCRIPTS := $(wildcard bpf/trace/*.bt)
 
 obj = $(patsubst %.c,$(O)/obj/%.o,$1)
 LIB := $(O)/lib/libsluice.a
-SHARED := $(O)/lib/libsluice.so.$(VERSION)
+SHARED := $(O)/lib/$(SONAME).$(VERSION)
 SHARED_LINKS := $(O)/lib/$(SONAME) $(O)/lib/libsluice.so
 TOOLS := $(if $(BENCH_SRC),$(O)/bin/sluice-bench) \
 	$(if $(CAT_SRC),$(O)/bin/sluicecat) \
@@ -96,11 +110,11 @@ export CC
 .SUFFIXES:
 .SECONDARY:
 .PHONY: all tests demo check suite check-vm vm-shell vm-record bench asan tsan soak lint format deps \
-	load unload install uninstall clean help FORCE
+	man deb deps-deb abi-record load unload install uninstall clean help FORCE
 
 ## all: the library, the BPF programs, the tools and the examples (default)
 all: $(LIB) $(SHARED) $(SHARED_LINKS) $(BPF_OBJECTS) $(TOOLS) $(DAEMON) \
-	$(EXAMPLES)
+	$(EXAMPLES) man
 
 tests: all $(TESTS_BUILT) $(TEST_TOOLS)
 
@@ -354,7 +368,8 @@ deps: $(O)/deps
 
 $(O)/deps: NEEDED = $(PACKAGES)
 $(O)/deps-vm: NEEDED = $(VM_PACKAGES)
-$(O)/deps $(O)/deps-vm: Makefile | $(O)
+$(O)/deps-deb: NEEDED = $(DEB_PACKAGES)
+$(O)/deps $(O)/deps-vm $(O)/deps-deb: Makefile | $(O)
 	@missing=; \
 	for package in $(NEEDED); do \
 		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | \
@@ -376,49 +391,106 @@ $(O)/deps $(O)/deps-vm: Makefile | $(O)
 	fi
 	@touch $@
 
+# Manual pages ------------------------------------------------------------
+
+# All of them: those of user/man, and those that it makes of the headers' comments
+# and of PROTOCOL.md.
+man: $(O)/man/made
+
+$(O)/man/made: $(MAN) $(wildcard user/man/*.py) $(HEADERS) include/PROTOCOL.md \
+		user/lib/libsluice.map Makefile
+	$(call say,MAN,$(@D))
+	@rm -rf $(@D) && mkdir -p $(@D)
+	$(Q)cp $(MAN) $(@D)
+	$(Q)user/man/pages.py $(DATE) $(@D)
+	@touch $@
+
 # Installing --------------------------------------------------------------
 
-HEADERS := $(wildcard include/sluice/*.h)
-BPFTRACE_SCRIPTS := $(wildcard bpf/trace/*.bt)
-man_dir = $(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $1))
+COMMANDS := $(notdir $(TOOLS) $(DAEMON))
+# What is made of FILE.in.
+substitute = sed $(foreach name,PREFIX LIBDIR INCLUDEDIR SBINDIR VERSION DATE, \
+	-e 's|@$(name)@|$($(name))|')
 
 ## install: to PREFIX, BINDIR, LIBDIR, INCLUDEDIR, MANDIR under DESTDIR
 install: all
-	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig \
-		$(INCLUDEDIR)/sluice $(DOCDIR))
+	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(SBINDIR) $(LIBDIR)/pkgconfig \
+		$(INCLUDEDIR)/sluice $(DOCDIR) $(UNITDIR) $(COMPLETIONDIR) $(BPFDIR))
 	$(INSTALL) -m 755 $(TOOLS) $(DESTDIR)$(BINDIR)
-	$(INSTALL) -D -m 755 $(DAEMON) $(DESTDIR)$(SBINDIR)/sluiced
-	$(INSTALL) -d $(DESTDIR)$(UNITDIR)
-	sed -e 's|@SBINDIR@|$(SBINDIR)|' user/daemon/sluiced.service.in \
+	$(INSTALL) -m 755 $(DAEMON) $(DESTDIR)$(SBINDIR)
+	$(substitute) user/daemon/sluiced.service.in \
 		>$(DESTDIR)$(UNITDIR)/sluiced.service
+	$(INSTALL) -m 644 user/daemon/sluiced.socket $(DESTDIR)$(UNITDIR)
+	$(INSTALL) -D -m 644 user/daemon/sysusers.conf $(DESTDIR)$(SYSUSERSDIR)/sluice.conf
+	$(INSTALL) -D -m 644 user/daemon/tmpfiles.conf $(DESTDIR)$(TMPFILESDIR)/sluice.conf
+	$(INSTALL) -m 644 user/ctl/completion.bash $(DESTDIR)$(COMPLETIONDIR)/sluicectl
+	for command in $(filter-out sluicectl,$(COMMANDS)); do \
+		ln -sf sluicectl $(DESTDIR)$(COMPLETIONDIR)/$$command || exit; \
+	done
 	$(INSTALL) -m 644 user/daemon/sluiced.conf $(DESTDIR)$(DOCDIR)
 	$(INSTALL) -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)/sluice
 	$(INSTALL) -m 644 include/PROTOCOL.md LICENSE $(wildcard LICENSES/*) \
 		$(DESTDIR)$(DOCDIR)
-	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/sluice
-	$(INSTALL) -m 644 $(BPF_OBJECTS) $(DESTDIR)$(LIBDIR)/sluice
+	$(INSTALL) -m 644 $(BPF_OBJECTS) $(DESTDIR)$(BPFDIR)
 	$(INSTALL) -d $(DESTDIR)$(DATADIR)/sluice/trace
 	$(INSTALL) -m 755 $(BPFTRACE_SCRIPTS) $(DESTDIR)$(DATADIR)/sluice/trace
 	$(INSTALL) -m 644 $(LIB) $(DESTDIR)$(LIBDIR)
 	$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)
 	cp -P $(SHARED_LINKS) $(DESTDIR)$(LIBDIR)
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' \
-		-e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
-		user/lib/libsluice.pc.in \
+	$(substitute) user/lib/libsluice.pc.in \
 		>$(DESTDIR)$(LIBDIR)/pkgconfig/libsluice.pc
-	$(foreach m,$(MAN),$(INSTALL) -D -m 644 $m \
-		$(call man_dir,$m)/$(notdir $m) &&) :
+	for page in $(O)/man/*.[1-8]; do \
+		$(INSTALL) -D -m 644 $$page \
+			$(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/} || exit; \
+	done
 	$(if $(DESTDIR),,-ldconfig)
 
 ## uninstall: removes what install put there
-uninstall:
-	rm -f $(DESTDIR)$(SBINDIR)/sluiced $(DESTDIR)$(UNITDIR)/sluiced.service
-	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(TOOLS))) \
+uninstall: man
+	rm -f $(addprefix $(DESTDIR)$(UNITDIR)/,sluiced.service sluiced.socket) \
+		$(DESTDIR)$(SYSUSERSDIR)/sluice.conf $(DESTDIR)$(TMPFILESDIR)/sluice.conf \
+		$(DESTDIR)$(SBINDIR)/sluiced \
+		$(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(TOOLS))) \
+		$(addprefix $(DESTDIR)$(COMPLETIONDIR)/,$(COMMANDS)) \
 		$(addprefix $(DESTDIR)$(LIBDIR)/,$(notdir $(LIB) $(SHARED) \
-		$(SHARED_LINKS)) pkgconfig/libsluice.pc) \
-		$(foreach m,$(MAN),$(call man_dir,$m)/$(notdir $m))
-	rm -rf $(DESTDIR)$(INCLUDEDIR)/sluice $(DESTDIR)$(DOCDIR) \
-		$(DESTDIR)$(LIBDIR)/sluice $(DESTDIR)$(DATADIR)/sluice
+		$(SHARED_LINKS)) pkgconfig/libsluice.pc)
+	for page in $(O)/man/*.[1-8]; do \
+		rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}; \
+	done
+	rm -rf $(addprefix $(DESTDIR),$(INCLUDEDIR)/sluice $(DOCDIR) $(BPFDIR) \
+		$(DATADIR)/sluice)
+
+# Packages ----------------------------------------------------------------
+
+## deps-deb: what deb needs besides
+deps-deb: deps $(O)/deps-deb
+
+## deb: Debian packages in $(O)/deb
+deb: $(O)/deb/made
+
+# Built by debhelper in a copy, so that this tree stays as it is.
+$(O)/deb/made: $(O)/deb/sluice/made
+	$(call say,DEB,$(@D))
+	$(Q)cd $(@D)/sluice && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL \
+		DEB_BUILD_OPTIONS="nocheck parallel=$(JOBS) $(DEB_BUILD_OPTIONS)" \
+		dpkg-buildpackage -b -us -uc >../log 2>&1 || { tail -30 ../log >&2; exit 1; }
+	@touch $@
+
+$(O)/deb/sluice/made: $(shell find Makefile LICENSE LICENSES README.md bpf include \
+		user vmlinux -type f 2>/dev/null)
+	@rm -rf $(O)/deb/sluice && mkdir -p $(@D)
+	$(Q)cp -a Makefile LICENSE LICENSES README.md bpf include user vmlinux $(@D)
+	$(Q)mv $(@D)/user/debian $(@D)/debian
+	$(Q)date=$$(date -u -R -d $(DATE)) && sed -e 's|@VERSION@|$(VERSION)|' \
+		-e "s|@DATE@|$$date|" user/debian/changelog.in >$(@D)/debian/changelog
+	$(Q){ cat user/debian/copyright.in; echo 'License: BSD-2-clause'; \
+		sed -e '1,2d' -e 's/^$$/./' -e 's/^/ /' LICENSES/BSD-2-Clause.txt; } \
+		>$(@D)/debian/copyright
+	@touch $@
+
+## abi-record: writes down the library's ABI and the layouts of uapi.h
+abi-record: $(SHARED)
+	$(Q)selftests/abi/record selftests/abi
 
 ## clean: removes $(O)
 clean:

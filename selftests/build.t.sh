@@ -15,6 +15,7 @@ unset MAKEFLAGS MFLAGS MAKELEVEL O V WERROR DESTDIR PREFIX
 CC=${CC:-cc}
 tree=$TMPDIR/tree
 root=$TMPDIR/root
+multiarch=lib/$("$CC" -print-multiarch)
 trap 'rm -rf "$tree" "$root" "$TMPDIR"/program* "$TMPDIR/log"' EXIT
 trap 'exit 1' INT TERM HUP
 mkdir "$tree"
@@ -118,7 +119,7 @@ help_names_every_target()
 
 	make -C "$tree" --no-print-directory help >log
 	for target in all demo check bench asan tsan soak lint format deps \
-		install uninstall clean help; do
+		deps-deb deb abi-record install uninstall clean help; do
 		grep -q "make $target " log || { echo "$target"; return 1; }
 	done
 }
@@ -130,11 +131,15 @@ installs()
 	build install DESTDIR="$root" PREFIX=/usr >log
 	for file in bin/sluicecat bin/sluice-bench bin/sluicectl sbin/sluiced \
 		lib/sluice/steer.bpf.o lib/sluice/conns.bpf.o \
-		lib/systemd/system/sluiced.service lib/libsluice.a \
-		lib/libsluice.so lib/libsluice.so.1 lib/libsluice.so.1.0.0 \
+		lib/systemd/system/sluiced.service \
+		lib/systemd/system/sluiced.socket lib/sysusers.d/sluice.conf \
+		lib/tmpfiles.d/sluice.conf "$multiarch"/libsluice.{a,so} \
+		"$multiarch"/libsluice.so.0{,.1.0.0} \
 		include/sluice/sluice.h include/sluice/uapi.h \
 		include/sluice/endpoint.h include/sluice/hot.h \
-		lib/pkgconfig/libsluice.pc \
+		"$multiarch/pkgconfig/libsluice.pc" \
+		share/bash-completion/completions/sluiced \
+		share/man/man3/libsluice.3 share/man/man7/sluice_protocol.7 \
 		share/doc/sluice/PROTOCOL.md share/doc/sluice/LICENSE \
 		share/doc/sluice/sluiced.conf share/man/man1/sluicecat.1 \
 		share/man/man8/sluiced.8 share/man/man8/sluicectl.8 \
@@ -142,7 +147,8 @@ installs()
 		share/sluice/trace/flow.bt; do
 		test -s "$root/usr/$file" || { echo "no $file"; return 1; }
 	done
-	readelf -d "$root/usr/lib/libsluice.so" | grep -q 'SONAME.*libsluice.so.1]'
+	readelf -d "$root/usr/$multiarch/libsluice.so" |
+		grep -q 'SONAME.*libsluice.so.0]'
 	grep -q '^ExecStart=/usr/sbin/sluiced$' \
 		"$root/usr/lib/systemd/system/sluiced.service"
 }
@@ -150,7 +156,7 @@ installs()
 # Everything that pkg-config says, of the installed tree.
 pc()
 {
-	PKG_CONFIG_PATH=$root/usr/lib/pkgconfig PKG_CONFIG_SYSROOT_DIR=$root \
+	PKG_CONFIG_PATH=$root/usr/$multiarch/pkgconfig PKG_CONFIG_SYSROOT_DIR=$root \
 		PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1 \
 		pkg-config "$@" libsluice
 }
@@ -162,7 +168,7 @@ compile_and_run()
 
 	read -ra flags <<<"$(pc --cflags --libs)"
 	$1 -Wall -Wextra -Werror -o "$TMPDIR/program" "$2" "${flags[@]}"
-	LD_LIBRARY_PATH=$root/usr/lib timeout 30 "$TMPDIR/program"
+	LD_LIBRARY_PATH=$root/usr/$multiarch timeout 30 "$TMPDIR/program"
 }
 
 program_against_installed_tree()
@@ -221,7 +227,7 @@ other_directories()
 {
 	build install DESTDIR="$root" PREFIX=/opt/s LIBDIR=/opt/s/lib64 \
 		INCLUDEDIR=/opt/inc MANDIR=/opt/man BINDIR=/opt/s/tools >/dev/null
-	test -s "$root/opt/s/lib64/libsluice.so.1"
+	test -s "$root/opt/s/lib64/libsluice.so.0"
 	test -s "$root/opt/inc/sluice/uapi.h"
 	test -s "$root/opt/man/man1/sluicecat.1"
 	test -x "$root/opt/s/tools/sluicecat"

@@ -121,6 +121,7 @@ check_licences()
 			breach "$file: no line 'SPDX-License-Identifier: $want'"
 	done < <(
 		find_files ! -name '*.md' ! -name '*.svg' ! -name '*.json' \
+			! -name '*.abixml' ! -path '*/debian/*' \
 			! -path '*/__pycache__/*'
 		printf '%s\n' Makefile .ci/run
 	)
