@@ -27,13 +27,13 @@ serves()
 		cmp "in$i" "out$i" || status=1
 	done
 	# timeout hands the signal on
-	kill -INT $server
-	wait $server || status=1
+	kill -INT "$server"
+	wait "$server" || status=1
 	cat log
 	grep -q '^2997 messages$' log || status=1
 	test ! -e s || status=1
 	rm -f log in? out?
-	return $status
+	return "$status"
 }
 
 tap_case 'three clients of examples/ring' serves
