@@ -164,7 +164,7 @@ programs_load_from_there()
 	done
 	test "$(find "$ROOT/usr/lib/sluice" -name '*.bpf.o' | wc -l)" = \
 		"$(find "$SOURCE/bpf" -name '*.bpf.c' | wc -l)"
-	test "$(find "$ROOT/usr/lib/sluice" -name '*.bt' | wc -l)" = \
+	test "$(find "$ROOT/usr/share/sluice/trace" -name '*.bt' | wc -l)" = \
 		"$(find "$SOURCE/bpf" -name '*.bt' | wc -l)"
 }
 
