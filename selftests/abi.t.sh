@@ -33,7 +33,7 @@ changed()
 	cp -r "$SOURCE/include" "$TMPDIR/tree"
 	cp -r "$RECORD" "$TMPDIR/tree/selftests"
 	sed -i -e "$2" "$TMPDIR/tree/$1"
-	! cmp -s "$SOURCE/$1" "$TMPDIR/tree/$1"
+	tap_fails cmp -s "$SOURCE/$1" "$TMPDIR/tree/$1"
 	"$TMPDIR/tree/selftests/abi/record" "$TMPDIR/tree/now"
 }
 
@@ -55,7 +55,7 @@ a_grown_struct_shows()
 	abidiff "$RECORD/libsluice.abixml" "$TMPDIR/now/grown" >"$TMPDIR/now/said" ||
 		status=$?
 	cat "$TMPDIR/now/said"
-	test $status != 0
+	test "$status" != 0
 	grep -q 'type size changed' "$TMPDIR/now/said"
 }
 

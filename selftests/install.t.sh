@@ -61,13 +61,13 @@ echoes()
 	LD_LIBRARY_PATH=$LIB "$TMPDIR/out/echo" -l "$name" &
 	server=$!
 	until grep -q "$name\$" /proc/net/unix; do
-		kill -0 $server || return 1
+		kill -0 "$server" || return 1
 		sleep 0.02
 	done
 	answer=$(echo hello | LD_LIBRARY_PATH=$LIB timeout 30 \
 		"$TMPDIR/out/echo" "$name") || :
-	kill $server
-	wait $server || :
+	kill "$server"
+	wait "$server" || :
 	echo "$answer"
 	test "$answer" = hello
 }
@@ -164,7 +164,7 @@ programs_load_from_there()
 	done
 	test "$(find "$ROOT/usr/lib/sluice" -name '*.bpf.o' | wc -l)" = \
 		"$(find "$SOURCE/bpf" -name '*.bpf.c' | wc -l)"
-	test "$(find "$ROOT/usr/lib/sluice" -name '*.bt' | wc -l)" = \
+	test "$(find "$ROOT/usr/share/sluice/trace" -name '*.bt' | wc -l)" = \
 		"$(find "$SOURCE/bpf" -name '*.bt' | wc -l)"
 }
 

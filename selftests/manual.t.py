@@ -189,8 +189,9 @@ def every_option():
 
 def every_command():
     text = pages()["sluicectl.8"]
-    entries = set(re.findall(r"^\.It Cm (\w+)", text, re.M))
-    tap.equal(sorted(entries), sorted(commands()))
+    nothing(commands() - set(re.findall(r"^\.It Cm (\w+)", text, re.M)))
+    text = text.replace(".It Cm drain", "")
+    tap.equal(commands() - set(re.findall(r"^\.It Cm (\w+)", text, re.M)), {"drain"})
 
 
 def every_key():

@@ -152,6 +152,7 @@ program_runs()
 	read -ra flags <<<"$(PKG_CONFIG_LIBDIR=$ROOT/usr/lib/$multiarch/pkgconfig \
 		PKG_CONFIG_SYSROOT_DIR=$ROOT PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 \
 		PKG_CONFIG_ALLOW_SYSTEM_LIBS=1 pkg-config --cflags --libs libsluice)"
+	# shellcheck disable=SC2016 # these backticks are Markdown's
 	sed -n '/^```c$/,/^```$/p' "$SOURCE/README.md" | sed '1d; /^```$/,$d' |
 		"${CC:-cc}" -o "$ROOT/tmp/example" -x c - "${flags[@]}"
 	in_root /tmp/example | grep 'tag 42: written in place'

@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -B
 # SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 #
 # user/man/pages.py DATE DIRECTORY: writes the manual pages that are made of other
@@ -116,7 +116,6 @@ def main(date, directory):
 
 
 if __name__ == "__main__":
-    sys.dont_write_bytecode = True
     try:
         main(*sys.argv[1:])
     except (Error, OSError) as error:
