@@ -26,8 +26,6 @@ mkdir "$ROOT" "$TMPDIR/out"
 builds()
 {
 	make -C "$SOURCE" --no-print-directory O="${SLUICE_BUILD#"$SOURCE"/}" deb
-	packages=("$DEB"/*_[0-9]*.deb)
-	printf '%s\n' "${packages[@]##*/}"
 }
 
 # What is not of debugging symbols.
@@ -47,7 +45,7 @@ three_packages()
 
 lintian_is_silent()
 {
-	lintian --fail-on error,warning "$DEB"/*.changes
+	TMPDIR=$TMPDIR/out lintian --fail-on error,warning "$DEB"/*.changes
 }
 
 # What the packages depend on, by name; each first choice.
@@ -55,7 +53,7 @@ dependencies()
 {
 	packages | while read -r package; do
 		dpkg-deb -f "$package" Depends Pre-Depends | tr ',' '\n'
-	done | sed -E 's/^(Pre-)?Depends://; s/\|.*//; s/[ (].*//; s/^ *([^ ]+).*/\1/' |
+	done | sed -E 's/^(Pre-)?Depends://; s/^ *//; s/[ (|].*//' |
 		sed 's/^systemd$/systemd-standalone-sysusers/' | grep -v sluice | sort -u
 }
 
