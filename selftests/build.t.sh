@@ -250,7 +250,7 @@ lint_finds_breaches()
 	for said in 'planted.c includes ../lib/internal.h' \
 		'uapi.h includes jansson.h' \
 		'planted.c: no line .SPDX' 'planted.sh: no line .SPDX' \
-		'symbol sluice_planted: in sluice/sluice.h, but not defined' \
+		'symbol sluice_planted: in sluice/[a-z]*.h, but not defined' \
 		'shellcheck has complaints'; do
 		grep -q "$said" log || { echo "not found: $said"; return 1; }
 	done
