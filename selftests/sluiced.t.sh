@@ -134,7 +134,7 @@ service_sections()
 		'[service b]' 'listen = /b' 'type = dgram' \
 		'balance = least-connections' \
 		'[service c]' 'listen = /c' 'landing = yes'
-	bad 3 '[service a]: landing is for type = stream' '[service a]' \
+	bad 4 '[service a]: landing is for type = stream' '[service a]' \
 		'listen = /a' 'type = dgram' 'landing = yes'
 	bad 2 'landing = 1: must be yes or no' '[service a]' 'landing = 1'
 	bad 2 '[service a] has no listen' '[service a]' 'type = dgram'
