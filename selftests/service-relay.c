@@ -384,6 +384,38 @@ TAP_EACH(thousand_connections, kind, kinds)
 	services_close(&s);
 }
 
+/*
+ * More connections have something at once than a thread of the switch has buffers:
+ * each is served all the same, also if nothing comes after that.
+ */
+TAP_EACH(more_at_once_than_buffers, kind, kinds)
+{
+	enum { CONNECTIONS = 200, ROUNDS = 20 };
+	int clients[CONNECTIONS], backends[CONNECTIONS], listener;
+	struct services s;
+	char byte;
+
+	services_open(&s, kind->type, 1, "");
+	listener = backend_listen(&s, 0);
+	for (int round = 0; round < ROUNDS; round++) {
+		for (int i = 0; i < CONNECTIONS; i++) {
+			clients[i] = services_connect(&s);
+			backends[i] = CHECK_SYS(accept(listener, NULL, NULL));
+		}
+		for (int i = 0; i < CONNECTIONS; i++) {
+			CHECK_EQ(send(backends[i], "y", 1, MSG_NOSIGNAL), 1);
+			close(backends[i]);
+		}
+		for (int i = 0; i < CONNECTIONS; i++) {
+			receive_all(clients[i], &byte, 1);
+			ends(clients[i]);
+			close(clients[i]);
+		}
+	}
+	close(listener);
+	services_close(&s);
+}
+
 /* fds ---------------------------------------------------------------------- */
 
 TAP_TEST(fds_do_not_pass)

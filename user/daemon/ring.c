@@ -26,16 +26,8 @@ static void offer_buffer(struct thread *thread, int buffer)
 
 void ring_give_back(struct thread *thread, int buffer)
 {
-	struct way *way = thread->starved;
-
 	offer_buffer(thread, buffer);
-	if (!way)
-		return;
-	thread->starved = way->next_starved;
-	if (!thread->starved)
-		thread->starved_last = &thread->starved;
-	way->pair->operations--;
-	ring_receive(way);
+	thread->buffers_out--;
 }
 
 /* Counts as an operation, so that its pair stays. */
@@ -88,6 +80,27 @@ void ring_receive(struct way *way)
 	sqe->flags |= IOSQE_BUFFER_SELECT;
 	sqe->buf_group = 0;
 	submit(way, sqe, RECEIVE);
+}
+
+/*
+ * All of them, since nobody knows which needs a buffer: a receive looks for one
+ * before it looks for data, and one that then waits for data completes nothing.
+ * And once what has come is handled, since a buffer may be back before the receive
+ * that did not find it is known to have failed.
+ */
+static void feed_starved(struct thread *thread)
+{
+	struct way *way = thread->starved, *next;
+
+	if (thread->buffers_out == BUFFERS)
+		return;
+	thread->starved = NULL;
+	thread->starved_last = &thread->starved;
+	for (; way; way = next) {
+		next = way->next_starved;
+		way->pair->operations--;
+		ring_receive(way);
+	}
 }
 
 void ring_send(struct way *way, int flags)
@@ -226,10 +239,12 @@ bool thread_round(struct thread *thread)
 		seen++;
 		mail |= cqe->user_data == MAIL;
 		hangup |= cqe->user_data == HANGUP;
+		thread->buffers_out += !!(cqe->flags & IORING_CQE_F_BUFFER);
 		if (cqe->user_data & ~OPERATIONS)
 			pair_complete(thread, cqe);
 	}
 	io_uring_cq_advance(&thread->ring, seen);
+	feed_starved(thread);
 	if (mail)
 		read_mail_later(thread);
 	if (hangup) {

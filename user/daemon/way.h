@@ -4,8 +4,8 @@
  * and their mail, ring.c an io_uring of each, way.c what is done for pairs. All
  * but the mail is the thread's alone.
  *
- * Buffers: a receive takes none until there is something to receive; then the
- * kernel picks one of the thread's. It goes back when its content is sent. What
+ * Buffers: a receive keeps none until there is something to receive; then it has
+ * one of the thread's. It goes back when its content is sent. What
  * cannot be sent at once moves to memory of the way's own, so that slow receivers
  * cannot use up the buffers of others.
  */
@@ -49,6 +49,7 @@ struct thread {
 	int epoll; /* of senders that have shut down, until they are gone */
 	uint64_t mails; /* read from mail_fd */
 	bool stopping;
+	unsigned int buffers_out; /* of BUFFERS: with pieces */
 	struct way *starved, **starved_last; /* found no buffer */
 	struct pair *pairs;
 };
@@ -115,9 +116,9 @@ void pair_complete(struct thread *thread, const struct io_uring_cqe *cqe);
 
 /* ring.c ------------------------------------------------------------------- */
 
-/* A piece's buffer; lets a way that found none go on. */
+/* A piece's buffer. */
 void ring_give_back(struct thread *thread, int buffer);
-/* The way found none. It is an operation, too. */
+/* The way found none, and receives later. It is an operation, too. */
 void ring_starve(struct way *way);
 void ring_receive(struct way *way);
 void ring_send(struct way *way, int flags); /* what is left of data */
