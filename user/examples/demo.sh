@@ -359,8 +359,8 @@ else
 	services_start
 	get "$tmp/web" http://x/file | cmp - "$tmp/in/random-64M" ||
 		die "nginx's file differs"
-	got=$(get "$tmp/aware" --data-binary "@$tmp/in/random-64M" -H Expect: \
-		http://x/) || die "the aware server failed"
+	got=$(get "$tmp/aware" --data-binary "@$tmp/in/random-64M" http://x/) ||
+		die "the aware server failed"
 	cat <<-EOF
 
 		  curl --unix-socket $tmp/web http://x/file

@@ -6,7 +6,8 @@
  *
  * GET /N answers with N bytes of text. Any HTTP client that can use AF_UNIX sockets
  * is one: curl --unix-socket PATH http://x/100. POST answers with how many bytes
- * of body came. A connection serves one request.
+ * of body came; who asks first (Expect: 100-continue, as curl does for a large
+ * body) is told to go on. A connection serves one request.
  */
 #include <errno.h>
 #include <poll.h>
@@ -27,6 +28,7 @@ struct client {
 	size_t head_len;
 	bool answering;
 	size_t body_left, body_got; /* of a POST */
+	bool asks; /* and waits before it sends the body */
 	char reply[256];
 	size_t reply_len, reply_sent;
 	size_t text_left; /* of the answer */
@@ -89,9 +91,25 @@ static bool take(struct client *client, const char *data, size_t len)
 	field = strcasestr(client->head, "\r\ncontent-length:");
 	if (field && field < end)
 		client->body_left = strtoull(field + 17, NULL, 10);
+	field = strcasestr(client->head, "\r\nexpect: 100-continue\r\n");
+	client->asks = field && field < end;
 	return body(client, client->head_len -
 				    (size_t)(end + 4 - client->head) + len -
 				    copied);
+}
+
+/*
+ * Once all is read that has come: then the body finds the conn steered. There is
+ * room for it, since nothing was sent before. False: the client has gone.
+ */
+static bool tell_to_go_on(struct client *client)
+{
+	static const char text[] = "HTTP/1.1 100 Continue\r\n\r\n";
+
+	if (!client->asks || !client->body_left)
+		return true;
+	client->asks = false;
+	return !sluice_send(client->conn, text, sizeof(text) - 1, 0, 0);
 }
 
 /* 0: all is sent; or as sluice_send(). */
@@ -133,7 +151,7 @@ static bool serve(struct client *client, struct sluice_set *set)
 			return true;
 	}
 	if (!client->answering)
-		return r != -EAGAIN;
+		return r != -EAGAIN || !tell_to_go_on(client);
 	r = send_answer(client);
 	if (r != -EAGAIN)
 		return true;
