@@ -3,7 +3,7 @@
 #
 # The ABI of the library and the layouts of the protocol are those that selftests/abi
 # has on record. A difference may be right; then `make abi-record` writes it down, and
-# Makefile's SONAME and the protocol's version are to be thought about. Limit: 120 s
+# Makefile's SONAME and the protocol's version are to be thought about. Beside others. Limit: 120 s
 . "${0%/*}/tap.sh"
 
 RECORD=$SOURCE/selftests/abi

@@ -3,7 +3,7 @@
 #
 # The build: what it rebuilds and what not, what it installs, and that programs
 # build against the installed tree, README's example among them. All of it in a
-# copy, so that the tree under test is not touched. Limit: 600 s
+# copy, so that the tree under test is not touched. Beside others. Limit: 600 s
 . "${0%/*}/tap.sh"
 
 tap_needs "${CC:-cc}" make

@@ -199,6 +199,50 @@ bpf_is_left()
 	return "$status"
 }
 tap_case 'run: BPF map left' bpf_is_left
+# Two that wait for each other pass only if both run at once; the third waits for its
+# turn, fails and leaves a process; the one that stays out of it comes last.
+beside_others()
+{
+	local name status=0
+
+	for name in one two; do
+		cat >"$tree/selftests/beside-$name.t.sh" <<-END
+			#!/bin/bash
+			# Beside others. Limit: 20 s
+			touch "$tree/$name"
+			until test -e "$tree/one" -a -e "$tree/two"; do
+				sleep 0.05
+			done
+			echo 1..1
+			echo ok 1
+		END
+	done
+	cat >"$tree/selftests/beside-wrong.t.sh" <<-'END'
+		#!/bin/bash
+		# Beside others
+		setsid sleep 63 >/dev/null 2>&1 &
+		echo 1..2
+		echo "ok 1 # SKIP reason"
+		echo not ok 2
+	END
+	printf '#!/bin/bash\necho 1..1\necho ok 1\n' >"$tree/selftests/alone.t.sh"
+	chmod +x "$tree"/selftests/{beside-*,alone}.t.sh
+	SLUICE_BUILD=$tree/build "$tree/selftests/run" alone beside-one beside-two \
+		beside-wrong >"$tree/out" 2>&1 || status=$?
+	cat "$tree/out"
+	rm "$tree"/selftests/{beside-*,alone}.t.sh "$tree"/{one,two}
+	test "$status" = 1
+	grep -qE '^beside-one +ok +1 passed' "$tree/out"
+	grep -qE '^beside-two +ok +1 passed' "$tree/out"
+	grep -qE '^beside-wrong +FAILED +0 passed, 2 failed, 1 skipped' "$tree/out"
+	grep -q '^    left behind: process .*sleep 63' "$tree/out"
+	grep -q '^skipped: beside-wrong.*reason' "$tree/out"
+	grep -v '^skipped' "$tree/out" | tail -n 2 | head -n 1 | grep -q '^alone '
+	tail -n 1 "$tree/out" | grep -q '^3 passed, 2 failed, 1 skipped$'
+}
+if test "$(nproc)" -gt 1; then
+	tap_case 'run: beside others' beside_others
+fi
 tap_case 'run: no such test' tap_fails env SLUICE_BUILD="$tree/build" \
 	"$tree/selftests/run" nonsense
 tap_done

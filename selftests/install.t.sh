@@ -3,7 +3,7 @@
 #
 # What `make install` puts below a prefix, as it is used there: examples built against
 # the installed library, shared and static; the units; completion. That it installs and
-# uninstalls all of it is in build.t.sh. Limit: 300 s
+# uninstalls all of it is in build.t.sh. Beside others. Limit: 300 s
 . "${0%/*}/tap.sh"
 
 CC=${CC:-cc}

@@ -3,7 +3,7 @@
 #
 # Explores every interleaving of landing.pml, the model of STREAM that lands: as
 # specified nothing may be overtaken, missing or stuck, and with any one part of it
-# removed something must be. Limit: 480 s
+# removed something must be. Beside others. Limit: 480 s
 
 model=landing
 # shellcheck source=selftests/model.sh

@@ -4,7 +4,7 @@
 # The Debian packages: built, without complaint from lintian, installed in a clean root
 # of Debian 12, used there, and removed again. The root is made by mmdebstrap from the
 # mirror that apt uses here, with what the packages depend on and nothing else; it is
-# kept beside the packages. Limit: 900 s
+# kept beside the packages. Beside others. Limit: 900 s
 . "${0%/*}/tap.sh"
 
 test -z "${SLUICE_SANITIZER-}" ||

@@ -3,7 +3,7 @@
 #
 # Explores every interleaving of sleep.pml, the model of sleep and wake: as
 # specified it must lose no wake-up, and with any one part of it removed it must
-# lose one, of the kind that belongs to that part. Limit: 600 s
+# lose one, of the kind that belongs to that part. Beside others. Limit: 600 s
 
 model='sleep'
 # shellcheck source=selftests/model.sh

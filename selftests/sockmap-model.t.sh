@@ -3,7 +3,7 @@
 #
 # Explores every interleaving of sockmap.pml, the model of a stream that moves from
 # user space to the kernel: as specified nothing may be overtaken or stuck, and
-# with any one part of it removed something must be. Limit: 480 s
+# with any one part of it removed something must be. Beside others. Limit: 480 s
 
 model=sockmap
 # shellcheck source=selftests/model.sh

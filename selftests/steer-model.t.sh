@@ -3,7 +3,7 @@
 #
 # Explores every interleaving of steer.pml, the model of the order between ring
 # and queue: as specified nothing may be overtaken or stuck, and with any one
-# part of it removed something must be. Limit: 240 s
+# part of it removed something must be. Beside others. Limit: 240 s
 
 model=steer
 # shellcheck source=selftests/model.sh
