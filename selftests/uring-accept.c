@@ -340,7 +340,7 @@ TAP_TEST(child_of_fork)
 		CHECK_EQ(sluice_uring_unlisten(loop.set, listener), -ECHILD);
 		sluice_listener_close(listener);
 		sluice_set_free(loop.set);
-		exit(0);
+		_exit(0);
 	}
 	tap_join(pid);
 	CHECK_OK(sluice_connect(&client, name(), NULL));

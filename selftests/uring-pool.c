@@ -282,7 +282,7 @@ TAP_TEST(pool_to_tcp)
 	if (!pid) {
 		close(fds[0]);
 		receive_all(fds[1], 3);
-		exit(0);
+		_exit(0);
 	}
 	close(fds[1]);
 	for (p = part(buf, 0, SIZE); p.len; p.len = SIZE - p.offset) {
@@ -404,7 +404,7 @@ TAP_TEST(child_of_fork)
 			 -ECHILD);
 		sluice_pool_free(pool);
 		sluice_uring_pool_free(registered);
-		exit(0);
+		_exit(0);
 	}
 	tap_join(pid);
 	CHECK_EQ(sluice_uring_read(registered, sqe(), file, &p, 0), 1);
@@ -490,7 +490,7 @@ TAP_TEST(peers_segment)
 	if (!pid) {
 		close(fds[0]);
 		receive_all(fds[1], 7);
-		exit(0);
+		_exit(0);
 	}
 	close(fds[1]);
 	for (sent = 0; sent < SIZE; sent += (uint32_t)r) {
