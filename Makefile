@@ -97,7 +97,7 @@ TESTS_BUILT := $(patsubst selftests/%.c,$(O)/selftests/%,$(TEST_SRC))
 TEST_TOOLS := $(patsubst selftests/%.c,$(O)/selftests/%,$(TEST_TOOL_SRC))
 
 # Parts of sluiced that are tested without it, by selftests/redirect-*.c.
-REDIRECT_SRC := selftests/redirects.c $(addprefix user/daemon/,redirect.c redirect-pair.c \
+REDIRECT_SRC := selftests/redirects.c $(addprefix user/daemon/,redirect.c redirect-pair.c fence.c \
 	flow.c move.c hold.c sockmap.c maps.c pins.c log.c)
 REDIRECT_TESTS := $(filter $(O)/selftests/redirect-%,$(TESTS_BUILT))
 

@@ -124,7 +124,8 @@ unit_is_good()
 	rm "$TMPDIR/said" "$TMPDIR/sluiced.service"
 }
 
-# With no capability but those of the unit it makes an endpoint, and steers.
+# With no capability but those of the unit it makes an endpoint, steers, and can
+# redirect.
 unit_gives_enough()
 {
 	local caps steered
@@ -138,7 +139,9 @@ unit_gives_enough()
 		exec setpriv --inh-caps=-all --bounding-set="-all,$caps" \
 			--no-new-privs "$SLUICE_BUILD/bin/sluiced" "$@"
 	}
-	daemon_start --unload
+	printf '%s\n' '[service s]' "listen = $TMPDIR/s" 'half_close = no' \
+		"backends = $TMPDIR/b" >"$TMPDIR/conf"
+	daemon_start --unload --config "$TMPDIR/conf"
 	SLUICE_CONTROL=$CONTROL timeout 60 "$SLUICE_BUILD/examples/steered" \
 		"$TMPDIR/name" >"$TMPDIR/steered" &
 	steered=$!
@@ -154,7 +157,9 @@ for i in range(10):
 	cat "$TMPDIR/steered"
 	grep -q 'messages come in the steered lane' "$TMPDIR/steered"
 	grep -q '^10 messages, 1000 bytes' "$TMPDIR/steered"
-	rm "$TMPDIR/steered"
+	rm "$TMPDIR/steered" "$TMPDIR/conf"
+	cat "$LOG"
+	tap_fails grep 'no redirection' "$LOG"
 	daemon_stop
 }
 

@@ -13,11 +13,11 @@ explore
 report 'as specified: in order, never stuck' holds_and_covers sender worker
 explore -DMESSAGES=6 -DCAP=3
 report 'as specified, a larger send buffer: in order, never stuck' holds
-for rule in NO_HELD NO_SENT NO_SKIP NO_QUIET NO_WAIT RECEIVE IN_PIECES; do
+for rule in NO_HELD NO_SENT NO_FENCE NO_QUIET NO_READ; do
 	explore "-D$rule=1"
 	report "$rule: a piece is overtaken, or comes twice" violates received
 done
-for rule in NO_SETTLE LATE; do
+for rule in NO_SETTLE NO_LAGGING; do
 	explore "-D$rule=1"
 	report "$rule: a piece is stuck" stuck
 done

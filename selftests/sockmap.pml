@@ -20,19 +20,18 @@
  * Order: the receiver gets each piece once, the one after the last. Nothing is
  * stuck: the run ends with all received; anything else is an invalid end state.
  *
- * A sender that is full is waited for until it has told of its last piece
- * (telling); one that is only calm is left out, where bytes decide.
+ * What lags is received behind the fence: the look and the receive are one step, and
+ * so they are in the kernel, whose lock of the queue is held from the one to the
+ * other.
  *
  * Options:
  *   NO_HELD     the program goes ON though pieces that were held are on their way
  *   NO_SENT     sluiced says that it has forwarded before it has
  *   NO_SETTLE   ... though the source has not been seen empty
- *   NO_SKIP     ... though it has sent on pieces that are still to come by hold
- *   NO_QUIET    what lags is sent on though something may be moving
- *   RECEIVE     ... is received at any time, not only when the sender is full
- *   NO_WAIT     a full sender may be about to tell of its last piece
- *   IN_PIECES   what was peeked is received in several calls
- *   LATE        the socket becomes a source after that
+ *   NO_FENCE    what lags is received a step after the look
+ *   NO_QUIET    ... though a piece may be on its way to `hold`
+ *   NO_READ     ... though not all that came there was read
+ *   NO_LAGGING  ... never
  */
 #ifndef MESSAGES
 #define MESSAGES 5
@@ -49,23 +48,17 @@
 #ifndef NO_SETTLE
 #define NO_SETTLE 0
 #endif
-#ifndef NO_SKIP
-#define NO_SKIP 0
+#ifndef NO_FENCE
+#define NO_FENCE 0
 #endif
 #ifndef NO_QUIET
 #define NO_QUIET 0
 #endif
-#ifndef NO_WAIT
-#define NO_WAIT 0
+#ifndef NO_READ
+#define NO_READ 0
 #endif
-#ifndef RECEIVE
-#define RECEIVE 0
-#endif
-#ifndef IN_PIECES
-#define IN_PIECES 0
-#endif
-#ifndef LATE
-#define LATE 0
+#ifndef NO_LAGGING
+#define NO_LAGGING 0
 #endif
 
 #define NEVER 255
@@ -75,12 +68,11 @@ chan target = [MESSAGES] of { byte };
 chan hold = [MESSAGES] of { byte };
 chan held = [MESSAGES] of { byte };
 byte charged, word, forwarded = NEVER;
-bool source, on, telling;
+bool source, on;
 byte received; /* so many: the next one has this number */
 
 #define ALL (received == MESSAGES)
 #define QUIET (charged == len(queue))
-#define FULL (charged == CAP && (!telling || NO_WAIT))
 
 inline deliver(m)
 {
@@ -97,7 +89,7 @@ active proctype sender()
 	do
 	:: m < MESSAGES ->
 		atomic { charged < CAP -> charged++ };
-		atomic { queue!m; telling = true };
+		queue!m;
 		arrives = source; /* whom the arrival is told to */
 		atomic {
 			if
@@ -126,7 +118,6 @@ active proctype sender()
 		:: else -> hold!got
 		fi;
 sent:		atomic {
-			telling = false;
 			m++;
 			got = 0;
 			arrives = false;
@@ -148,56 +139,34 @@ active proctype worker()
 	od
 }
 
-/* sluiced: piece `done` is the next to be sent on, `read` to come by hold. */
+/* All that the program took was read, and what is charged is queued. */
+#define NEXT ((QUIET || NO_QUIET) && \
+	(word + direct + first == read || NO_READ))
+
+inline take_lagging()
+{
+	i = 0;
+	do
+	:: i < lagging && nempty(queue) -> queue?m; charged--; deliver(m); i++
+	:: i == lagging || empty(queue) -> break
+	od;
+	direct = direct + i;
+	read = read + i;
+	settled = (i == lagging)
+}
+
+/* sluiced: piece `read` is the next, by hold or out of the queue. */
 active proctype engine()
 {
-	byte m, i, peeked, read, done, direct, first;
+	byte m, i, lagging, read, direct, first;
 	bool settled;
 
 	/* in user space */
 	do
 	:: atomic { queue?m -> charged-- }; deliver(m)
-	:: atomic { empty(queue) -> first = received; read = first; done = first };
+	:: atomic { empty(queue) -> first = received; read = first };
 		source = true;
 		goto moved
-	:: atomic { FULL && QUIET -> peeked = len(queue) };
-		/* full: peek and send on */
-		i = 0;
-		do
-		:: i < peeked -> deliver(received); i++
-		:: i == peeked -> break
-		od;
-		if
-		:: !LATE -> on = true; source = true
-		:: LATE
-		fi;
-		if
-		:: !IN_PIECES -> d_step {
-			i = 0;
-			do
-			:: i < peeked -> queue?m; charged--; i++
-			:: i == peeked -> break
-			od
-		   }
-		:: IN_PIECES ->
-			i = 0;
-			do
-			:: i < peeked ->
-				atomic {
-					if
-					:: queue?m -> charged--
-					:: empty(queue)
-					fi
-				};
-				i++
-			:: i == peeked -> break
-			od
-		fi;
-		if
-		:: LATE -> on = true; source = true
-		:: !LATE
-		fi;
-		goto over
 	:: ALL -> goto over
 	od;
 
@@ -206,65 +175,29 @@ moved:	/* a source, and in HOLD */
 	:: ALL -> break
 	:: held?m ->
 		if
-		:: read >= done ->
-			if
-			:: NO_SENT && settled -> forwarded = read + 1 - first - direct
-			:: else
-			fi;
-			deliver(m);
-			done = read + 1
+		:: NO_SENT && settled -> forwarded = read + 1 - first - direct
 		:: else
 		fi;
+		deliver(m);
 		read++
 	:: !settled && empty(queue) -> settled = true
 	:: !settled && NO_SETTLE -> settled = true
-	:: !settled && nempty(queue) ->
-		/* peek; then: has anything moved? */
-		d_step {
-			peeked = len(queue);
-			i = 0;
-			if
-			:: peeked -> queue?<m>
-			:: else
-			fi
-		};
-		atomic {
-			if
-			:: (QUIET && word + direct + first == read) || NO_QUIET
-			:: else -> peeked = 0
-			fi
-		};
-		/* from the first one peeked; those that were sent on are skipped */
-		i = 0;
-		do
-		:: i < peeked ->
-			if
-			:: read + i >= done ->
-				deliver(m + i);
-				done = read + i + 1
-			:: else
-			fi;
-			i++
-		:: i == peeked -> break
-		od;
+	:: !settled && nempty(queue) && !NO_LAGGING ->
+		/* counted first: the fence opens for so many */
+		lagging = len(queue);
 		if
-		:: peeked && (FULL || RECEIVE) && QUIET &&
-		   word + direct + first == read ->
-			d_step {
-				i = 0;
-				do
-				:: i < peeked && len(queue) > 0 ->
-					queue?m; charged--; i++
-				:: i == peeked || len(queue) == 0 -> break
-				od;
-			};
-			direct = direct + peeked;
-			read = read + peeked;
-			settled = true
-		:: else
+		:: !NO_FENCE ->
+			atomic {
+				if
+				:: NEXT -> take_lagging()
+				:: else
+				fi
+			}
+		:: NO_FENCE && NEXT ->
+			atomic { take_lagging() }
+		:: NO_FENCE && !NEXT
 		fi
-	:: settled && word + direct + first == read &&
-	   (done == read || NO_SKIP) && forwarded != word ->
+	:: settled && word + direct + first == read && forwarded != word ->
 		forwarded = read - first - direct
 	od;
 over:	m = 0

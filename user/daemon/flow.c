@@ -15,10 +15,9 @@
 static void finish(struct flow *flow)
 {
 	free(flow->data);
-	free(flow->peek);
-	flow->data = flow->peek = NULL;
-	flow->length = flow->sent = flow->peeked = 0;
-	flow->stuck = flow->filling = false;
+	flow->data = NULL;
+	flow->length = flow->sent = 0;
+	flow->stuck = false;
 	flow->look_at = 0;
 	flow->state = REDIRECT_ENDED;
 }
@@ -156,7 +155,7 @@ static void relay(struct flow *flow)
 		} else if (n < 0 && errno == EINTR) {
 			continue;
 		} else if (n < 0 && errno == EAGAIN) {
-			move_idle(flow, i > 0);
+			move_idle(flow);
 			return;
 		} else {
 			if (n < 0 && flow->way == PAIR_TO_CLIENT &&
@@ -167,7 +166,6 @@ static void relay(struct flow *flow)
 			return;
 		}
 	}
-	move_busy(flow);
 }
 
 void flow_run(struct flow *flow)
@@ -176,11 +174,7 @@ void flow_run(struct flow *flow)
 		return;
 	if (flow->data && !flow_flush(flow))
 		return;
-	if (flow->peeked)
-		move_peeked(flow);
-	else if (flow->filling)
-		move_fill(flow);
-	else if (flow_in_map(flow))
+	if (flow_in_map(flow))
 		hold_run(flow);
 	else
 		relay(flow);
@@ -190,13 +184,11 @@ void flow_run(struct flow *flow)
 
 uint32_t flow_wants_in(const struct flow *flow)
 {
-	if (flow->state == REDIRECT_ENDED || flow->in_ended || flow->filling)
+	if (flow->state == REDIRECT_ENDED || flow->in_ended)
 		return 0;
 	if (!flow_in_map(flow))
 		return flow->stuck ? 0 : EPOLLIN;
-	/* never readable again but for what the program has not seen */
-	return flow->state == REDIRECT_RACED ? EPOLLIN | EPOLLRDHUP | EPOLLET :
-					       EPOLLRDHUP;
+	return EPOLLRDHUP; /* the program takes the rest */
 }
 
 uint32_t flow_wants_out(const struct flow *flow)

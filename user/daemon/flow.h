@@ -43,23 +43,14 @@ struct flow {
 	size_t length, sent;
 	bool stuck; /* the receiver has no room */
 	/* moving */
-	unsigned int busy; /* looks in a row that found the sender at it */
-	unsigned int patience; /* busy looks before it is made to wait */
-	bool filling; /* not read, so that the sender fills its queue */
-	int64_t full_since; /* its sender; 0: it is not */
-	unsigned char *peek; /* what is queued at the source, and was sent on */
-	size_t peeked; /* bytes of it */
-	int64_t look_at, fill_until; /* CLOCK_MONOTONIC, ns; 0: none */
+	int64_t look_at; /* CLOCK_MONOTONIC, ns; 0: none */
 	int64_t pause; /* between looks */
 	/* in the map */
 	_Atomic int index; /* of its sockmap_flow; -1: none */
 	int hold[2]; /* [0] is a target, [1] is read; -1 */
-	uint64_t read; /* bytes from hold, and from the source after its end */
-	uint64_t direct; /* of them, those from the source */
-	uint64_t done; /* bytes that went to the receiver */
-	uint64_t calm_done; /* `done` when it was last looked at */
-	int64_t calm_since; /* and when it came to be that */
-	bool settled; /* the source was seen empty since it is one */
+	uint64_t read; /* bytes from hold, and what lagged at the source */
+	_Atomic uint64_t direct; /* of them, the latter */
+	bool settled; /* nothing lags */
 	_Atomic uint64_t bytes,
 		messages; /* redirected, once it has left the map */
 };
@@ -146,16 +137,9 @@ bool flow_flush(struct flow *flow);
 uint32_t flow_wants_in(const struct flow *flow);
 uint32_t flow_wants_out(const struct flow *flow);
 
-#define FULL_NS \
-	2000000 /* then a sender that is full is not in the middle of it */
-
 /* move.c */
-/* The source was read empty (idle), having had something or not; or it never is. */
-void move_idle(struct flow *flow, bool had);
-void move_busy(struct flow *flow);
-/* While it is filling, and once what was peeked was sent. */
-void move_fill(struct flow *flow);
-void move_peeked(struct flow *flow);
+/* The source was read empty. */
+void move_idle(struct flow *flow);
 
 /* hold.c */
 void hold_run(struct flow *flow);

@@ -143,8 +143,7 @@ void redirect_pair_close(struct redirect_pair *pair)
 {
 	for (int i = 0; i < 2; i++) {
 		free(pair->flows[i].data);
-		free(pair->flows[i].peek);
-		pair->flows[i].data = pair->flows[i].peek = NULL;
+		pair->flows[i].data = NULL;
 	}
 	close_side(&pair->sides[SIDE_CLIENT]);
 	close_side(&pair->sides[SIDE_BACKEND]);

@@ -203,6 +203,7 @@ void redirect_read(const struct redirect_pair *pair,
 		status->error[i] = flow->error;
 		status->bytes[i] = flow->bytes;
 		status->messages[i] = flow->messages;
+		status->lagged[i] = flow->direct;
 		if (index < 0)
 			continue;
 		const struct sockmap_flow *slot =

@@ -52,6 +52,7 @@ struct redirect_status {
 	enum redirect_state state[2];
 	uint64_t bytes[2];
 	uint64_t messages[2]; /* pieces: skbs */
+	uint64_t lagged[2]; /* bytes that had come while it moved */
 	int error[2]; /* of REFUSED: an errno */
 };
 

@@ -74,6 +74,8 @@ int sockmap_open(struct sockmap *sockmap)
 		r = -errno;
 	else
 		r = map_flows(sockmap);
+	if (!r)
+		r = fence_open(&sockmap->fence);
 	if (r)
 		sockmap_close(sockmap);
 	return r;
@@ -87,6 +89,9 @@ void sockmap_close(struct sockmap *sockmap)
 		sockmap->redirects,
 	};
 
+	if (sockmap->fence)
+		fence_close(sockmap->fence);
+	sockmap->fence = NULL;
 	if (sockmap->flows)
 		munmap(sockmap->flows, FLOWS_BYTES);
 	sockmap->flows = NULL;

@@ -13,10 +13,13 @@
 
 #include <sockmap.h> /* bpf/ */
 
+#include "fence.h"
+
 struct sockmap {
 	int redirect, look; /* programs */
 	int sources, targets, flow_of, flows_fd, redirects; /* maps */
 	struct sockmap_flow *flows; /* mapped */
+	struct fence *fence;
 };
 
 /* 0 or -errno; the caller says why. */
