@@ -7,10 +7,10 @@
  * a source: [0, read) came from `hold`, in order, since the program takes skbs in
  * order. If the source was empty once (settled), that is everything, and the program
  * may go ON with the next skb that is alone. If not (RACED), some skbs lag in the
- * source's queue. They are received when everything that the program ever took was
- * read here, and nothing is between the queue and `hold`: then they are next. The
- * fence sees to it that this is still so when they are taken; if it is not, that
- * is tried again, and meanwhile they come one by one as others arrive.
+ * source's queue. They are received behind the fence, while the program can take
+ * nothing: when all it ever took has come here and was read, they are next. If the
+ * receiver has no room for that, it is tried again; meanwhile they come one by one
+ * as others arrive.
  *
  * The end of the sender is passed on after all it sent: nothing is charged to it
  * any more, so nothing is on the way.
@@ -19,14 +19,19 @@
 
 #include <errno.h>
 #include <linux/sockios.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "log.h"
+
 #define RETRY_MIN_NS 100000
 #define RETRY_MAX_NS 20000000
+#define REST_NS 2000000
+#define LATE_ROOM (4u << 20)
 #define ON_MAX_NS 60000000000 /* until it is seen to be ON: for the fds only */
 
 static uint64_t word(struct flow *flow)
@@ -89,48 +94,87 @@ static bool read_hold(struct flow *flow)
 	return true;
 }
 
-/* All that the program took was read, and what is charged is queued. */
+/*
+ * While the fence is shut, and the program gets nothing: is everything queued that is
+ * charged? What it took before is in `hold` then. Kernel threads bring it there, and
+ * senders that have been charged for an skb queue it, so that does not take long.
+ */
+static bool comes_to_rest(struct flow *flow)
+{
+	int64_t until = redirect_now() + REST_NS;
+
+	do {
+		if (sockmap_look(redirect_sockmap(flow),
+				 flow_in(flow)->cookie) &
+		    SOCKMAP_LOOK_F_QUIET)
+			return true;
+		sched_yield();
+	} while (redirect_now() < until);
+	return false;
+}
+
+static size_t queued(struct flow *flow)
+{
+	int bytes;
+
+	return ioctl(flow_in(flow)->fd, SIOCINQ, &bytes) || bytes < 0 ?
+		       0 :
+		       (size_t)bytes;
+}
+
+struct lag {
+	struct flow *flow;
+	size_t room;
+};
+
+/* Reads all that comes before what is queued; or it cannot be passed on now. */
 static bool is_next(void *arg)
 {
-	struct flow *flow = arg;
-	uint32_t found =
-		sockmap_look(redirect_sockmap(flow), flow_in(flow)->cookie);
+	const struct lag *lag = arg;
+	struct flow *flow = lag->flow;
 
-	return found & SOCKMAP_LOOK_F_QUIET && caught_up(flow);
+	return queued(flow) + LATE_ROOM <= lag->room && comes_to_rest(flow) &&
+	       read_hold(flow) && caught_up(flow);
 }
 
 /*
- * Receives what lags: all that is queued, so no skb in part. Had the program taken
- * one since it was counted, it would be on its way, or counted and not read.
+ * Receives all that is queued, none of it in part. Once the fence is shut, each
+ * thread of the sender can queue one skb more, and then waits: there is room for a
+ * hundred of them.
  */
-static void receive_lagging(struct flow *flow, size_t queued)
+static void receive_lagging(struct flow *flow, size_t len)
 {
-	unsigned char *data = malloc(queued);
+	struct lag lag = { .flow = flow, .room = len + 2 * LATE_ROOM };
+	unsigned char *data = malloc(lag.room);
 	ssize_t n = data ? fence_receive(redirect_sockmap(flow)->fence,
-					 flow_in(flow)->fd, data, queued,
-					 is_next, flow) :
+					 flow_in(flow)->fd, data, lag.room,
+					 is_next, &lag) :
 			   -ENOMEM;
 
-	if (n > 0) {
+	flow->settled = n > 0;
+	if (n == (ssize_t)lag.room) {
+		log_client("a stream ends: too many threads send on it");
+		flow->pair->dropped = true;
+	} else if (n > 0) {
 		flow->direct += (size_t)n;
 		pass(flow, data, (size_t)n);
-	}
-	flow->settled = (size_t)n == queued;
-	if (!flow->settled)
+	} else if (flow->state != REDIRECT_ENDED) {
 		retry(flow, RETRY_MAX_NS);
+	}
 	free(data);
 }
 
 /* Does nothing lag any more? */
 static bool settle(struct flow *flow)
 {
-	int queued;
+	size_t len;
 
-	if (flow->settled || ioctl(flow_in(flow)->fd, SIOCINQ, &queued))
-		return flow->settled;
-	flow->settled = !queued;
-	if (queued > 0)
-		receive_lagging(flow, (size_t)queued);
+	if (flow->settled)
+		return true;
+	len = queued(flow);
+	flow->settled = !len;
+	if (len)
+		receive_lagging(flow, len);
 	return flow->settled;
 }
 
