@@ -9,7 +9,9 @@
  * first byte goes to a page that is not there (userfaultfd): it stands still, with
  * the lock, until it is told to go on, or to fail, which leaves everything queued.
  *
- * Senders that send meanwhile wait for the lock, some ten microseconds.
+ * Senders that send meanwhile wait for the lock, some ten microseconds. Only for
+ * sockets that no other process has: one that keeps the lock, as it could by the same
+ * trick, would keep a thread of ours in the kernel.
  *
  * A fence is used by one thread at a time. From then on it has a thread of its own,
  * which receives.

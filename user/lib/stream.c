@@ -21,8 +21,23 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-/* Refusals because something came just then. */
-#define TRIES_MAX 8
+/*
+ * Whoever is refused because something came just then tries again whenever the
+ * socket is found empty: each time at first, and then ever more rarely.
+ */
+#define TRIES 8
+#define APART_MAX 10 /* powers of two */
+
+static bool may_try(struct steering *s)
+{
+	uint32_t apart = s->tries < TRIES ? 0 : s->tries - TRIES;
+
+	if (s->tries >= TRIES &&
+	    ++s->passed < 1u << (apart < APART_MAX ? apart : APART_MAX))
+		return false;
+	s->passed = 0;
+	return true;
+}
 
 bool stream_may_attach(struct conn_core *core)
 {
@@ -31,9 +46,9 @@ bool stream_may_attach(struct conn_core *core)
 
 	/* What was read from the socket comes first. */
 	return !core->plain_count && !core->plain_eof &&
-	       core->steer.tries < TRIES_MAX &&
 	       !ioctl(core->fd, SIOCINQ, &queued) && !queued &&
-	       poll(&p, 1, 0) >= 0 && !(p.revents & (POLLRDHUP | POLLHUP));
+	       poll(&p, 1, 0) >= 0 && !(p.revents & (POLLRDHUP | POLLHUP)) &&
+	       may_try(&core->steer);
 }
 
 void stream_attached(struct conn_core *core, const int *spill, uint32_t flags)
