@@ -91,7 +91,8 @@ struct steering {
 	/* STREAM: stream.c */
 	int spill[2]; /* what is redirected to, what is read; or -1 */
 	uint64_t spill_read; /* bytes */
-	uint32_t tries, passed; /* to attach; chances not taken since the last */
+	uint32_t tries,
+		passed; /* to attach; chances not taken since the last */
 	bool lags; /* in HOLD, for good */
 };
 
