@@ -168,7 +168,7 @@ int attach_settled(struct server *server, struct job *job)
 		close(job->fds[1]);
 	}
 	if (waited)
-		client_shun(server, job->endpoint->user);
+		client_waited(server, job->endpoint->user);
 	return job->error ? 0 : 2;
 }
 

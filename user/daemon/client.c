@@ -21,6 +21,7 @@
 
 #define REQUESTS_PER_ROUND 16 /* then the others have their turn */
 #define SHUNNED_S 60
+#define WAITS_MAX 3 /* in that time; fewer may be the fault of the machine */
 
 static void free_reply(struct reply *reply)
 {
@@ -387,25 +388,32 @@ void client_close(struct server *server, struct client *client)
 	}
 	USER_ADD(&server->tables, client->user, clients, -1u);
 	if (!quick && !client->user->shunned_until)
-		client_shun(server, client->user);
-	else
-		user_put(&server->tables, client->user);
+		client_waited(server, client->user);
+	user_put(&server->tables, client->user);
 	client->user = NULL;
 	listener_resume(server);
 }
 
-void client_shun(struct server *server, struct user *user)
+bool client_waited(struct server *server, struct user *user)
 {
+	int64_t now = server_now();
+
+	if (now - user->waited_at > SHUNNED_S * 1000000000ll)
+		user->waits = 0;
+	user->waited_at = now;
+	if (++user->waits < WAITS_MAX)
+		return false;
 	log_client("uid %u sends sockets whose close waits: it is shunned for "
 		   "%d s",
 		   user->uid, SHUNNED_S);
-	user->shunned_until = server_now() + SHUNNED_S * 1000000000ll;
+	user->shunned_until = now + SHUNNED_S * 1000000000ll;
 	for (struct client *client = server->clients, *next; client;
 	     client = next) {
 		next = client->next;
 		if (client->user == user)
 			client_close(server, client);
 	}
+	return true;
 }
 
 void client_refused(struct server *server, uint64_t cookie, __u16 type,

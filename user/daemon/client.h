@@ -48,10 +48,10 @@ void client_refused(struct server *server, uint64_t cookie, __u16 type,
 		    __u32 serial, uint32_t fds);
 
 /*
- * Closing what this user sent had to be interrupted: closes all its clients, and
- * lets none in for a while.
+ * Closing what this user sent had to be cut short. True: it happens too often, so
+ * all its clients were closed, and none is let in for a while.
  */
-void client_shun(struct server *server, struct user *user);
+bool client_waited(struct server *server, struct user *user);
 
 /* Closes it and destroys its endpoints. */
 void client_close(struct server *server, struct client *client);

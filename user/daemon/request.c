@@ -144,10 +144,10 @@ void request_handle(struct server *server, struct client *client,
 	if (!r)
 		r = kind->handle(&request);
 	/* A copy kept would hide from its peer that it was closed. */
-	if (fd >= 0 && !foreign_close(fd, FOREIGN_WAIT_NS)) {
+	if (fd >= 0 && !foreign_close(fd, FOREIGN_WAIT_NS) &&
+	    client_waited(server, client->user)) {
 		for (int i = 0; i < request.fd_count; i++)
 			close(request.fds[i]);
-		client_shun(server, client->user);
 		return;
 	}
 	if (r == LATER)

@@ -29,7 +29,8 @@ void user_put(struct tables *tables, struct user *user)
 {
 	struct user **at = &tables->users;
 
-	if (user->clients || user->endpoints || user->shunned_until)
+	if (user->clients || user->endpoints || user->shunned_until ||
+	    user->waits)
 		return;
 	while (*at != user)
 		at = &(*at)->next;

@@ -28,6 +28,8 @@ struct user {
 	uint32_t conns; /* attached */
 	uint64_t map_bytes;
 	int64_t shunned_until; /* CLOCK_MONOTONIC, ns: takes none of its fds */
+	unsigned int waits; /* closes of them that had to be cut short */
+	int64_t waited_at; /* the last one */
 };
 
 enum conn_state {
