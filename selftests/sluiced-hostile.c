@@ -266,7 +266,7 @@ static int lingering_socket(int *peer)
 }
 
 /* It hides in the queue of the socket that sluiced is the last to close. */
-static void send_what_lingers(const struct daemon *d, int fd, __u64 endpoint)
+static int send_what_lingers(const struct daemon *d, int fd, __u64 endpoint)
 {
 	int pair[2], peer;
 	struct sluice_control frame = daemon_frame(SLUICE_CONTROL_ATTACH);
@@ -282,7 +282,7 @@ static void send_what_lingers(const struct daemon *d, int fd, __u64 endpoint)
 	CHECK_SYS(close(pair[0]));
 	CHECK_SYS(kill(d->pid, SIGCONT));
 	close(pair[1]);
-	close(peer);
+	return peer; /* it lingers for as long as that is there */
 }
 
 /* Once or twice that may be bad luck; not three times. */
@@ -294,8 +294,10 @@ static void linger_until_shunned(const struct daemon *d)
 	char byte;
 
 	for (int i = 0; i < 2; i++) {
-		send_what_lingers(d, fd, endpoint);
+		int peer = send_what_lingers(d, fd, endpoint);
+
 		daemon_receive(fd, &frame, NULL, NULL, NULL, NULL);
+		close(peer);
 		CHECK_EQ(daemon_query(fd, 0).endpoints, 2);
 		CHECK(!daemon_said(d, 0, "shunned"));
 	}

@@ -71,6 +71,7 @@ bpftool_alone_loads()
 {
 	local pins=/sys/fs/bpf/sluice name
 
+	command -v make >/dev/null || tap_skip 'no make'
 	unset MAKEFLAGS MFLAGS MAKELEVEL
 	mount -t bpf bpf /sys/fs/bpf
 	trap 'umount /sys/fs/bpf' EXIT
@@ -98,6 +99,7 @@ bpftool_alone_loads()
 # sluiced takes over the steering programs, and has redirection of its own.
 sluiced_takes_over_what_bpftool_loaded()
 {
+	command -v make >/dev/null || tap_skip 'no make'
 	unset MAKEFLAGS MFLAGS MAKELEVEL
 	mount -t bpf bpf /sys/fs/bpf
 	trap 'daemon_stop; umount /sys/fs/bpf' EXIT

@@ -209,7 +209,6 @@ TAP_EACH(many_senders, shape, shapes)
 	steers_start(&d);
 	steers_pair(&conn, &peer, &options);
 	send_from_all(peer, pids);
-	close(peer);
 	for (i = 0; i < SENDERS * EACH; i++) {
 		steers_wait(conn, &msg);
 		memcpy(&note, sluice_msg_data(&msg), sizeof(note));
@@ -225,12 +224,19 @@ TAP_EACH(many_senders, shape, shapes)
 	}
 	for (i = 0; i < FORKS + 2; i++)
 		tap_join(pids[i]);
-	ends_expect_eof(conn);
 	tap_diag("%llu steered, %llu spilled",
 		 (unsigned long long)steers_steered(conn),
 		 (unsigned long long)steers_spilled(conn));
 	CHECK_GT(steers_spilled(conn), 0);
+	/* and if all of them were: the next one is not, or the one after that */
+	for (i = 0; i < 2; i++) {
+		CHECK_EQ(send(peer, &note, sizeof(note), 0), sizeof(note));
+		steers_wait(conn, &msg);
+		CHECK_OK(sluice_release(conn, &msg));
+	}
 	CHECK_GT(steers_steered(conn), 0);
+	close(peer);
+	ends_expect_eof(conn);
 	sluice_conn_close(conn);
 	steers_stop(&d);
 }

@@ -7,7 +7,10 @@
  */
 #include <linux/filter.h>
 #include <linux/membarrier.h>
+#include <linux/netlink.h>
 #include <linux/seccomp.h>
+#include <linux/sock_diag.h>
+#include <linux/unix_diag.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -175,6 +178,29 @@ static void count_waits(bool diag)
 	CHECK_SYS(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
 }
 
+/* Some kernels have them in a module, which is not there. */
+static bool has_diag(void)
+{
+	struct {
+		struct nlmsghdr header;
+		struct unix_diag_req body;
+	} request = {
+		.header = { .nlmsg_len = sizeof(request),
+			    .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+			    .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
+		.body = { .sdiag_family = AF_UNIX },
+	};
+	char answer[4096] __attribute__((aligned(8)));
+	const struct nlmsghdr *header = (const void *)answer;
+	int fd = CHECK_SYS(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC,
+				  NETLINK_SOCK_DIAG));
+
+	CHECK_SYS(send(fd, &request, sizeof(request), 0));
+	CHECK_SYS(recv(fd, answer, sizeof(answer), 0));
+	close(fd);
+	return header->nlmsg_type != NLMSG_ERROR;
+}
+
 #define STORM 64
 
 static const struct storm {
@@ -216,7 +242,7 @@ TAP_EACH(at_once, storm, storms)
 	struct sluice_options options = ENDS_OPTIONS();
 	struct sluice_conn *conn[STORM];
 	struct sluice_set *set;
-	int peer[STORM], i;
+	int peer[STORM], i, expected = has_diag() ? storm->waits : 1;
 	struct daemon d;
 
 	steers_start(&d);
@@ -243,7 +269,7 @@ TAP_EACH(at_once, storm, storms)
 		ends_expect_eof(conn[i]);
 		CHECK_EQ(steers_steered(conn[i]), 1);
 	}
-	CHECK_EQ(waits, storm->waits);
+	CHECK_EQ(waits, expected);
 	for (i = 0; i < STORM; i++) {
 		sluice_conn_close(conn[i]);
 		if (!storm->close)
