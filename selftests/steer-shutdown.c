@@ -192,8 +192,8 @@ static bool has_diag(void)
 	};
 	char answer[4096] __attribute__((aligned(8)));
 	const struct nlmsghdr *header = (const void *)answer;
-	int fd = CHECK_SYS(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC,
-				  NETLINK_SOCK_DIAG));
+	int fd = CHECK_SYS(
+		socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
 
 	CHECK_SYS(send(fd, &request, sizeof(request), 0));
 	CHECK_SYS(recv(fd, answer, sizeof(answer), 0));
