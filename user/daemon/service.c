@@ -54,7 +54,6 @@ static void start_listening(struct service *service)
 {
 	struct socket_file *file = &service->file;
 	const struct service_config *config = &service->config;
-	const int one = 1;
 	int fd;
 
 	file->path = config->listen;
@@ -72,9 +71,7 @@ static void start_listening(struct service *service)
 	/* bound backends may take them */
 	if (config->backends.count || config->type == SOCK_DGRAM)
 		socket_take_fds(fd, false);
-	if (config->type == SOCK_DGRAM ?
-		    setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)) :
-		    listen(fd, BACKLOG))
+	if (config->type != SOCK_DGRAM && listen(fd, BACKLOG))
 		complain(service, -errno);
 	else
 		service->complained = false;

@@ -148,6 +148,7 @@ static int identify(struct socket_file *file)
 int socket_file_bind(struct socket_file *file)
 {
 	struct sockaddr_un address;
+	const int one = 1;
 	mode_t mask;
 	int fd, r = address_of(file->path, &address);
 
@@ -161,8 +162,12 @@ int socket_file_bind(struct socket_file *file)
 	fd = new_socket(file->type);
 	if (fd < 0)
 		return fd;
-	mask = umask(0777); /* a DGRAM socket takes messages at once */
-	r = bind(fd, (struct sockaddr *)&address, sizeof(address)) ||
+	/* a DGRAM socket takes messages at once, and must know whose they are */
+	r = file->type == SOCK_DGRAM ?
+		    setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)) :
+		    0;
+	mask = umask(0777);
+	r = r || bind(fd, (struct sockaddr *)&address, sizeof(address)) ||
 			    identify(file) ?
 		    -errno :
 		    0;
