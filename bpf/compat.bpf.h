@@ -13,6 +13,9 @@
 
 #include "vmlinux.h"
 
+/* Once, and not from what was read before. */
+#define LOAD(x) (*(volatile __typeof__(x) *)&(x))
+
 /* 6.16 moved these from struct socket to bits in struct sock. */
 struct sock___scm {
 	__u8 sk_scm_credentials : 1;

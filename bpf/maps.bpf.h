@@ -6,11 +6,9 @@
 #ifndef SLUICE_BPF_MAPS_BPF_H
 #define SLUICE_BPF_MAPS_BPF_H
 
-#include <stdbool.h>
 #include <stddef.h>
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
 
+#include "compat.bpf.h"
 #include "steer.h"
 
 #define STEER_LINE 64 /* bytes of an element of ring and control maps */
@@ -90,8 +88,6 @@ static __always_inline void count(__u32 what, __u64 by)
 }
 
 /* Memory ------------------------------------------------------------------ */
-
-#define LOAD(x) (*(volatile __typeof__(x) *)&(x))
 
 /* All of these are full barriers. */
 #define COMPARE_AND_SWAP(p, old, new) __sync_val_compare_and_swap(p, old, new)

@@ -17,18 +17,15 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <linux/bpf.h>
-#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
-#include "compat.bpf.h"
+#include "look.bpf.h"
 #include "sockmap.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define SOCKMAP_SOCKETS (SOCKMAP_FLOWS * 2)
 #define LOOK_SKBS 65536 /* longest queue that `look` adds up */
-
-#define LOAD(x) (*(volatile __typeof__(x) *)&(x))
 
 const volatile struct sockmap_config sockmap_config = {
 	.version = SOCKMAP_VERSION,
@@ -174,56 +171,19 @@ int redirect(struct __sk_buff *ctx)
 
 /* The look ------------------------------------------------------------------ */
 
-struct queue {
-	struct sk_buff *end; /* the queue's head */
-	struct sk_buff *next;
-	__u32 length;
-	__u32 truesize;
-};
-
-static long add_skb(__u32 i, void *data)
+static __always_inline __u32 flags_of(struct unix_sock *source)
 {
-	struct queue *queue = data;
-	struct sk_buff *skb = queue->next;
-
-	(void)i;
-	if (!skb || skb == queue->end)
-		return 1;
-	queue->truesize += BPF_CORE_READ(skb, truesize);
-	queue->length++;
-	queue->next = BPF_CORE_READ(skb, next);
-	return 0;
-}
-
-/*
- * What waits at a source, against what is charged to its sender. Without locks: so
- * first what is charged, then the queue. What was charged and is in the queue
- * afterwards was there all the time.
- */
-static __always_inline __u32 look_at(struct unix_sock *source)
-{
-	struct sock *sender = source->peer;
-	struct queue queue = {
-		.end = (void *)source +
-		       bpf_core_field_offset(struct sock, sk_receive_queue),
-	};
-	int charged, room;
+	struct look look;
 	__u32 found;
 
-	if (!sender)
+	if (!look_at(source, LOOK_SKBS, &look))
 		return SOCKMAP_LOOK_F_GONE;
-	room = LOAD(sender->sk_sndbuf);
-	charged = LOAD(sender->sk_wmem_alloc.refs.counter);
-	/* a barrier between the two */
-	queue.length = __sync_fetch_and_add(&queue.length, 0);
-	queue.next = LOAD(source->sk.sk_receive_queue.next);
-	bpf_loop(LOOK_SKBS, add_skb, &queue, 0);
-	found = queue.length;
-	if (charged <= 1 && !queue.length)
+	found = look.length;
+	if (look.charged <= 1 && !look.length)
 		found |= SOCKMAP_LOOK_F_IDLE;
-	if (charged <= (int)(1 + queue.truesize))
+	if (looks_quiet(&look))
 		found |= SOCKMAP_LOOK_F_QUIET;
-	if (charged >= room)
+	if (looks_full(&look))
 		found |= SOCKMAP_LOOK_F_FULL;
 	return found;
 }
@@ -247,7 +207,7 @@ int look(struct __sk_buff *ctx)
 		return found;
 	source = bpf_skc_to_unix_sock(sk);
 	if (source)
-		found = look_at(source);
+		found = flags_of(source);
 	bpf_sk_release(sk);
 	return found;
 }

@@ -28,6 +28,7 @@
  * happen.
  */
 #include "gate.bpf.h"
+#include "look.bpf.h"
 #include "stream.h"
 #include "steer.bpf.h"
 
@@ -146,54 +147,17 @@ int stream(struct __sk_buff *ctx)
 
 /* The look ------------------------------------------------------------------ */
 
-struct queue {
-	struct sk_buff *end; /* the queue's head */
-	struct sk_buff *next;
-	__u32 length;
-	__u32 truesize;
-};
-
-static long add_skb(__u32 i, void *data)
+static __always_inline __u32 flags_of(struct unix_sock *receiver)
 {
-	struct queue *queue = data;
-	struct sk_buff *skb = queue->next;
-
-	(void)i;
-	if (!skb || skb == queue->end)
-		return 1;
-	queue->truesize += BPF_CORE_READ(skb, truesize);
-	queue->length++;
-	queue->next = BPF_CORE_READ(skb, next);
-	return 0;
-}
-
-/*
- * What is charged to the sender, against what waits at the receiver; without
- * locks, so what is charged comes first: what was charged and is in the queue
- * afterwards was there all the time.
- */
-static __always_inline __u32 look_at(struct unix_sock *receiver)
-{
-	struct sock *sender = receiver->peer;
-	struct queue queue = {
-		.end = (void *)receiver +
-		       bpf_core_field_offset(struct sock, sk_receive_queue),
-	};
-	int charged, room;
+	struct look look;
 	__u32 found;
 
-	if (!sender)
+	if (!look_at(receiver, STREAM_LOOK_SKBS, &look))
 		return STREAM_LOOK_F_QUIET;
-	room = LOAD(sender->sk_sndbuf);
-	charged = LOAD(sender->sk_wmem_alloc.refs.counter);
-	/* a barrier between the two */
-	queue.length = __sync_fetch_and_add(&queue.length, 0);
-	queue.next = LOAD(receiver->sk.sk_receive_queue.next);
-	bpf_loop(STREAM_LOOK_SKBS, add_skb, &queue, 0);
-	found = (__u32)charged & STREAM_LOOK_CHARGED;
-	if (charged <= (int)(1 + queue.truesize))
+	found = (__u32)look.charged & STREAM_LOOK_CHARGED;
+	if (looks_quiet(&look))
 		found |= STREAM_LOOK_F_QUIET;
-	if (charged >= room)
+	if (looks_full(&look))
 		found |= STREAM_LOOK_F_FULL;
 	return found;
 }
@@ -217,7 +181,7 @@ int stream_look(struct __sk_buff *ctx)
 		return found;
 	receiver = bpf_skc_to_unix_sock(sk);
 	if (receiver)
-		found = look_at(receiver);
+		found = flags_of(receiver);
 	bpf_sk_release(sk);
 	return found;
 }
