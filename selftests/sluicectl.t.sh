@@ -119,6 +119,9 @@ probes_bpf_agree()
 	test "$(feature filter-stream)" = no
 	test "$(feature sockmap-seqpacket)" = no
 	test "$(feature sockmap-stream)" = yes
+	test "$(feature landing-stream)" = yes
+	# A page that root may watch, and which nobody else may.
+	test "$(feature userfaultfd)" = yes
 }
 
 # Exits with 1, and says why, unless every feature that was named is there.

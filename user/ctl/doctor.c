@@ -73,6 +73,10 @@ static const struct lack {
 		   "sluiced" },
 	{ "filter-seqpacket", "no steered lane: Linux 6.1 and later have it" },
 	{ "sockmap-stream", "services of type stream are relayed" },
+	{ "landing-stream",
+	  "what comes over STREAM is received by recv(), also "
+	  "with landing = yes" },
+	{ "userfaultfd", "services of type stream are relayed" },
 	{ "connect-unix",
 	  "services cannot intercept: Linux 6.7 and later can" },
 };

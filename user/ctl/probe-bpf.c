@@ -291,43 +291,6 @@ enum probe_result probe_ringbuf(char why[PROBE_WHY])
 	return result;
 }
 
-static enum probe_result probe_sockmap(int type, char why[PROBE_WHY])
-{
-	enum probe_result result = PROBE_YES;
-	const __u32 key = 0;
-	int map, ends[2];
-	__u64 value;
-
-	if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, ends))
-		return probe_failed(why, "socketpair");
-	map = bpf_map_create(BPF_MAP_TYPE_SOCKMAP, "sluice_probe", 4, 8, 1,
-			     NULL);
-	value = (__u64)ends[0];
-	if (map < 0)
-		result = probe_failed(why, "creating a sockmap");
-	else if (bpf_map_update_elem(map, &key, &value, 0))
-		result = probe_failed(why, "inserting the socket");
-	close(map);
-	close(ends[0]);
-	close(ends[1]);
-	return result;
-}
-
-enum probe_result probe_sockmap_stream(char why[PROBE_WHY])
-{
-	return probe_sockmap(SOCK_STREAM, why);
-}
-
-enum probe_result probe_sockmap_dgram(char why[PROBE_WHY])
-{
-	return probe_sockmap(SOCK_DGRAM, why);
-}
-
-enum probe_result probe_sockmap_seqpacket(char why[PROBE_WHY])
-{
-	return probe_sockmap(SOCK_SEQPACKET, why);
-}
-
 enum probe_result probe_arena(char why[PROBE_WHY])
 {
 	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = BPF_F_MMAPABLE);

@@ -68,10 +68,13 @@ enum probe_result probe_filter_dgram(char why[PROBE_WHY]);
 enum probe_result probe_filter_stream(char why[PROBE_WHY]);
 enum probe_result probe_frozen_array(char why[PROBE_WHY]);
 enum probe_result probe_ringbuf(char why[PROBE_WHY]);
+enum probe_result probe_arena(char why[PROBE_WHY]);
+
 enum probe_result probe_sockmap_stream(char why[PROBE_WHY]);
 enum probe_result probe_sockmap_dgram(char why[PROBE_WHY]);
 enum probe_result probe_sockmap_seqpacket(char why[PROBE_WHY]);
-enum probe_result probe_arena(char why[PROBE_WHY]);
+enum probe_result probe_landing_stream(char why[PROBE_WHY]);
+enum probe_result probe_userfaultfd(char why[PROBE_WHY]);
 
 enum probe_result probe_connect_unix(char why[PROBE_WHY]);
 enum probe_result probe_cgroup_sockopt(char why[PROBE_WHY]);
