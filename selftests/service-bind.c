@@ -20,14 +20,6 @@
 #include "services.h"
 #include "tap.h"
 
-static const struct kind {
-	const char *name;
-	int type;
-} kinds[] = {
-	{ "stream", SOCK_STREAM },
-	{ "seqpacket", SOCK_SEQPACKET },
-};
-
 /* Requests ----------------------------------------------------------------- */
 
 static int bind_service(int fd, const char *name, __u32 *binding)
@@ -241,7 +233,7 @@ static void receives(struct sluice_conn *conn, const char *text)
 }
 
 /* A plain client: the backend has its very socket. */
-TAP_EACH(plain_client, kind, kinds)
+TAP_EACH(plain_client, kind, services_kinds)
 {
 	struct sluice_listener *listener;
 	struct sluice_conn *conn;
@@ -377,7 +369,7 @@ TAP_TEST(aware_client)
 }
 
 /* What it was offered and has not accepted goes to another one. */
-TAP_EACH(what_was_not_accepted_moves, kind, kinds)
+TAP_EACH(what_was_not_accepted_moves, kind, services_kinds)
 {
 	struct sluice_listener *listener;
 	struct sluice_conn *conn;
@@ -434,8 +426,7 @@ TAP_TEST(binds_again_after_a_restart)
 	services_open(&s, SOCK_STREAM, 0, "");
 	listener = bind_library(&s, 0);
 	daemon_kill(&s.d);
-	daemon_start(&s.d,
-		     (const char *[]){ "--config", "sluiced.conf", NULL });
+	services_start_again(&s);
 	CHECK_SOON(sluice_accept(listener, &conn, 0) == -EAGAIN &&
 		   services_status(&s).backends_up == 1);
 	client = services_connect(&s);

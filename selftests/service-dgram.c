@@ -21,15 +21,6 @@
 #include "tap.h"
 
 /* A client with a name, connected. */
-static int named(const struct services *s)
-{
-	const struct sockaddr_un any = { .sun_family = AF_UNIX };
-	int fd = services_connect(s);
-
-	CHECK_SYS(bind(fd, (const struct sockaddr *)&any, sizeof(sa_family_t)));
-	return fd;
-}
-
 static void echoes(int fd, const char *text)
 {
 	char data[64];
@@ -51,7 +42,7 @@ TAP_TEST(connected_and_not)
 
 	services_open(&s, SOCK_DGRAM, 1, "");
 	backend_start(&s, 0, BACKEND_ECHO);
-	a = named(&s);
+	a = services_named(&s);
 	b = CHECK_SYS(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
 	CHECK_SYS(bind(b, (struct sockaddr *)&address, sizeof(sa_family_t)));
 	strcpy(address.sun_path, s.path);
@@ -217,8 +208,8 @@ TAP_TEST(slow_clients_wait_alone)
 
 	services_open(&s, SOCK_DGRAM, 1, "");
 	backend_start(&s, 0, BACKEND_ECHO);
-	slow = named(&s);
-	fast = named(&s);
+	slow = services_named(&s);
+	fast = services_named(&s);
 	/* as many as fit into its own queue, and some of the session's */
 	for (int i = 0; i < 15; i++)
 		CHECK_EQ(send(slow, "xyz", 3, 0), 3);
@@ -240,8 +231,8 @@ TAP_TEST(backends_come_and_go)
 	backend_start(&s, 0, BACKEND_NAME);
 	backend_start(&s, 1, BACKEND_NAME);
 	CHECK_SOON(services_status(&s).backends_up == 2);
-	a = named(&s);
-	b = named(&s);
+	a = services_named(&s);
+	b = services_named(&s);
 	CHECK_EQ(send(a, "x", 1, 0), 1);
 	CHECK_EQ(services_number(a), 0);
 	CHECK_EQ(send(b, "x", 1, 0), 1);
@@ -259,7 +250,7 @@ TAP_TEST(backends_come_and_go)
 	close(a);
 	close(b);
 	backend_start(&s, 1, BACKEND_NAME);
-	a = named(&s);
+	a = services_named(&s);
 	CHECK_EQ(send(a, "x", 1, 0), 1);
 	CHECK_EQ(services_number(a), 1);
 	close(a);
@@ -273,9 +264,9 @@ TAP_TEST(what_is_dropped_is_logged)
 
 	services_open(&s, SOCK_DGRAM, 1, "limit_per_uid = 1\n");
 	backend_start(&s, 0, BACKEND_ECHO);
-	a = named(&s);
+	a = services_named(&s);
 	echoes(a, "one");
-	b = named(&s);
+	b = services_named(&s);
 	CHECK_EQ(send(b, "x", 1, 0), 1);
 	CHECK_SOON(daemon_said(&s.d, 0, "it has too many sessions"));
 	null = CHECK_SYS(open("/dev/null", O_RDONLY | O_CLOEXEC));
@@ -311,7 +302,7 @@ TAP_TEST(bound_backend)
 	services_open(&s, SOCK_DGRAM, 0, "");
 	endpoint.control = s.d.control;
 	CHECK_OK(sluice_service_bind(&listener, "s", &options));
-	fd = named(&s);
+	fd = services_named(&s);
 	CHECK_EQ(send(fd, "first", 5, 0), 5);
 	CHECK_OK(sluice_accept(listener, &conn, 5000000000));
 	for (int i = 0; i < 10; i++) {

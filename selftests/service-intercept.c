@@ -19,14 +19,6 @@
 #include "services.h"
 #include "tap.h"
 
-static const struct kind {
-	const char *name;
-	int type;
-} kinds[] = {
-	{ "stream", SOCK_STREAM },
-	{ "seqpacket", SOCK_SEQPACKET },
-};
-
 static void need_kernel(void)
 {
 	struct utsname name;
@@ -107,7 +99,7 @@ static void intercept(struct services *s, const char *cgroup)
 	CHECK_SOON(services_status(s).flags & SLUICE_SERVICE_F_INTERCEPTS);
 }
 
-TAP_EACH(chosen_cgroups_only, kind, kinds)
+TAP_EACH(chosen_cgroups_only, kind, services_kinds)
 {
 	struct cgroup cgroup;
 	struct services s;
@@ -176,8 +168,7 @@ TAP_EACH(after_sluiced_all_is_as_before, ending, endings)
 	CHECK_EQ(services_status(&s).accepted, 2);
 	ending->end(&s.d);
 	connect_to_backend(&s, cgroup.path);
-	daemon_start(&s.d,
-		     (const char *[]){ "--config", "sluiced.conf", NULL });
+	services_start_again(&s);
 	CHECK_SOON(services_status(&s).backends_up);
 	connect_to_backend(&s, cgroup.path);
 	CHECK_EQ(services_status(&s).accepted, 1);

@@ -19,14 +19,6 @@
 #include "services.h"
 #include "tap.h"
 
-static const struct kind {
-	const char *name;
-	int type;
-} kinds[] = {
-	{ "stream", SOCK_STREAM },
-	{ "seqpacket", SOCK_SEQPACKET },
-};
-
 static bool echoes(int fd)
 {
 	char byte = 0;
@@ -37,9 +29,7 @@ static bool echoes(int fd)
 
 static void ends(int fd)
 {
-	char byte;
-
-	CHECK_EQ(recv(fd, &byte, 1, 0), 0);
+	services_ends(fd);
 	close(fd);
 }
 
@@ -50,7 +40,7 @@ static void up(const struct services *s, unsigned int count)
 
 /* Coming and going --------------------------------------------------------- */
 
-TAP_EACH(backends_come_and_go, kind, kinds)
+TAP_EACH(backends_come_and_go, kind, services_kinds)
 {
 	struct services s;
 	int fds[4], number;
@@ -96,7 +86,7 @@ TAP_EACH(backends_come_and_go, kind, kinds)
 }
 
 /* It has accepted nothing: what was sent to it goes elsewhere. */
-TAP_EACH(what_a_backend_has_not_begun_moves, kind, kinds)
+TAP_EACH(what_a_backend_has_not_begun_moves, kind, services_kinds)
 {
 	enum { CLIENTS = 20 };
 	struct services s;
@@ -127,7 +117,7 @@ TAP_EACH(what_a_backend_has_not_begun_moves, kind, kinds)
 }
 
 /* A backend with a full backlog: its clients wait, and are not lost. */
-TAP_EACH(a_full_backend_keeps_clients_waiting, kind, kinds)
+TAP_EACH(a_full_backend_keeps_clients_waiting, kind, services_kinds)
 {
 	enum { CLIENTS = 200 };
 	struct services s;
@@ -154,7 +144,7 @@ TAP_EACH(a_full_backend_keeps_clients_waiting, kind, kinds)
 	services_close(&s);
 }
 
-TAP_EACH(backends_churn_under_load, kind, kinds)
+TAP_EACH(backends_churn_under_load, kind, services_kinds)
 {
 	struct services s;
 	pid_t clients[4];
@@ -389,8 +379,7 @@ TAP_TEST(what_a_killed_sluiced_leaves_is_no_obstacle)
 	/* also one that sluiced itself could not connect to */
 	CHECK_SYS(chown(s.path, 65534, 65534));
 	CHECK_SYS(chmod(s.path, 0600));
-	daemon_start(&s.d,
-		     (const char *[]){ "--config", "sluiced.conf", NULL });
+	services_start_again(&s);
 	fd = services_connect(&s);
 	CHECK(echoes(fd));
 	close(fd);

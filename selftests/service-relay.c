@@ -17,14 +17,6 @@
 #include "services.h"
 #include "tap.h"
 
-static const struct kind {
-	const char *name;
-	int type;
-} kinds[] = {
-	{ "stream", SOCK_STREAM },
-	{ "seqpacket", SOCK_SEQPACKET },
-};
-
 static void send_all(int fd, const char *data, size_t len)
 {
 	while (len) {
@@ -45,13 +37,6 @@ static void receive_all(int fd, char *data, size_t len)
 		data += n;
 		len -= (size_t)n;
 	}
-}
-
-static void ends(int fd)
-{
-	char byte;
-
-	CHECK_EQ(CHECK_SYS(recv(fd, &byte, 1, 0)), 0);
 }
 
 /* Sizes -------------------------------------------------------------------- */
@@ -81,15 +66,9 @@ static void send_in_child(int fd, int type, size_t total)
 	_exit(0);
 }
 
-/* SLUICE_LONG=1: 1 GiB */
-static size_t bulk(void)
+TAP_EACH(bulk_comes_back, kind, services_kinds)
 {
-	return getenv("SLUICE_LONG") ? 1ul << 30 : 16ul << 20;
-}
-
-TAP_EACH(bulk_comes_back, kind, kinds)
-{
-	const size_t total = bulk();
+	const size_t total = services_bulk();
 	struct services s;
 	char *data = malloc(200000);
 	int fd;
@@ -113,7 +92,7 @@ TAP_EACH(bulk_comes_back, kind, kinds)
 		CHECK(tap_matches(data, len, i));
 		at += len;
 	}
-	ends(fd);
+	services_ends(fd);
 	CHECK_EQ(tap_reap(-1), 0);
 	close(fd);
 	free(data);
@@ -189,7 +168,7 @@ TAP_TEST(empty_messages_before_the_end)
 
 /* Ends --------------------------------------------------------------------- */
 
-TAP_EACH(what_is_sent_early_arrives, kind, kinds)
+TAP_EACH(what_is_sent_early_arrives, kind, services_kinds)
 {
 	struct services s;
 	char data[5];
@@ -203,7 +182,7 @@ TAP_EACH(what_is_sent_early_arrives, kind, kinds)
 		CHECK_SYS(shutdown(fd, SHUT_WR));
 		receive_all(fd, data, 5);
 		CHECK_MEM(data, "early", 5);
-		ends(fd);
+		services_ends(fd);
 		close(fd);
 	}
 	CHECK_SOON(!services_status(&s).relayed &&
@@ -225,7 +204,7 @@ static bool has(int fd, short events)
 	return poll(&pollfd, 1, 0) > 0 && pollfd.revents & events;
 }
 
-TAP_EACH(each_side_may_end_first, kind, kinds)
+TAP_EACH(each_side_may_end_first, kind, services_kinds)
 {
 	struct services s;
 	char data[8];
@@ -244,7 +223,7 @@ TAP_EACH(each_side_may_end_first, kind, kinds)
 		send_all(a, "bye", 3);
 		CHECK_SYS(shutdown(a, SHUT_WR));
 		receive_all(b, data, 3);
-		ends(b);
+		services_ends(b);
 		/* the other way goes on */
 		for (int i = 0; i < 10; i++) {
 			send_all(b, "go on", 5);
@@ -253,7 +232,7 @@ TAP_EACH(each_side_may_end_first, kind, kinds)
 		}
 		CHECK(!has(b, POLLHUP));
 		CHECK_SYS(shutdown(b, SHUT_WR));
-		ends(a);
+		services_ends(a);
 		CHECK_SOON(has(a, POLLHUP) && has(b, POLLHUP));
 		close(a);
 		close(b);
@@ -263,7 +242,7 @@ TAP_EACH(each_side_may_end_first, kind, kinds)
 }
 
 /* Whoever closes, the other side hears of it, also after a half-close. */
-TAP_EACH(a_close_shows_at_the_other_side, kind, kinds)
+TAP_EACH(a_close_shows_at_the_other_side, kind, services_kinds)
 {
 	struct services s;
 	int listener, fds[2];
@@ -323,7 +302,7 @@ static size_t fill_up(int fd)
 	return total;
 }
 
-TAP_EACH(a_slow_receiver_stops_its_own_sender, kind, kinds)
+TAP_EACH(a_slow_receiver_stops_its_own_sender, kind, services_kinds)
 {
 	/* more than there are buffers, for each thread */
 	enum { SLOW = 150 };
@@ -351,7 +330,7 @@ TAP_EACH(a_slow_receiver_stops_its_own_sender, kind, kinds)
 	services_close(&s);
 }
 
-TAP_EACH(thousand_connections, kind, kinds)
+TAP_EACH(thousand_connections, kind, services_kinds)
 {
 	enum { CONNECTIONS = 1000 };
 	static int fds[CONNECTIONS];
@@ -388,7 +367,7 @@ TAP_EACH(thousand_connections, kind, kinds)
  * More connections have something at once than a thread of the switch has buffers:
  * each is served all the same, also if nothing comes after that.
  */
-TAP_EACH(more_at_once_than_buffers, kind, kinds)
+TAP_EACH(more_at_once_than_buffers, kind, services_kinds)
 {
 	enum { CONNECTIONS = 200, ROUNDS = 20 };
 	int clients[CONNECTIONS], backends[CONNECTIONS], listener;
@@ -408,7 +387,7 @@ TAP_EACH(more_at_once_than_buffers, kind, kinds)
 		}
 		for (int i = 0; i < CONNECTIONS; i++) {
 			receive_all(clients[i], &byte, 1);
-			ends(clients[i]);
+			services_ends(clients[i]);
 			close(clients[i]);
 		}
 	}

@@ -16,6 +16,11 @@
 
 #include "tap.h"
 
+const struct services_kind services_kinds[SERVICES_KINDS] = {
+	{ "stream", SOCK_STREAM },
+	{ "seqpacket", SOCK_SEQPACKET },
+};
+
 static const char *type_name(int type)
 {
 	return type == SOCK_STREAM ? "stream" :
@@ -195,6 +200,12 @@ void services_reload(struct services *s)
 	CHECK_SOON(daemon_said(&s->d, from, "configuration read again"));
 }
 
+void services_start_again(struct services *s)
+{
+	daemon_start(&s->d,
+		     (const char *[]){ "--config", "sluiced.conf", NULL });
+}
+
 void services_close(struct services *s)
 {
 	char path[300];
@@ -233,6 +244,15 @@ int services_connect(const struct services *s)
 	return fd;
 }
 
+int services_named(const struct services *s)
+{
+	const struct sockaddr_un any = { .sun_family = AF_UNIX };
+	int fd = services_connect(s);
+
+	CHECK_SYS(bind(fd, (const struct sockaddr *)&any, sizeof(sa_family_t)));
+	return fd;
+}
+
 static int refusal(const struct services *s)
 {
 	int fd, r = services_try(s, &fd);
@@ -262,6 +282,18 @@ struct sluice_control_service services_status(const struct services *s)
 	CHECK_EQ(len, sizeof(record[0]));
 	close(fd);
 	return record[0];
+}
+
+void services_ends(int fd)
+{
+	char byte;
+
+	CHECK_EQ(CHECK_SYS(recv(fd, &byte, 1, 0)), 0);
+}
+
+size_t services_bulk(void)
+{
+	return getenv("SLUICE_LONG") ? 1ul << 30 : 16ul << 20;
 }
 
 int services_number(int fd)

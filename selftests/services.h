@@ -33,6 +33,14 @@ struct services {
 	char path[256]; /* where the service listens */
 };
 
+/* The types that have connections. */
+struct services_kind {
+	const char *name;
+	int type;
+};
+#define SERVICES_KINDS 2
+extern const struct services_kind services_kinds[SERVICES_KINDS];
+
 /* Starts sluiced with one service "s". Backends come later. */
 void services_open(struct services *s, int type, unsigned int count,
 		   const char *extra);
@@ -40,6 +48,9 @@ void services_open(struct services *s, int type, unsigned int count,
 void services_close(struct services *s);
 /* Another configuration: SIGHUP, and waits until it is read. */
 void services_reload(struct services *s);
+
+/* sluiced again, which has been stopped or killed, as it was configured. */
+void services_start_again(struct services *s);
 
 /* A listening socket of this process. */
 int backend_listen(struct services *s, unsigned int number);
@@ -50,6 +61,8 @@ void backend_kill(struct services *s, unsigned int number);
 
 /* A connected socket; waits for the service to listen, 5 s. */
 int services_connect(const struct services *s);
+/* Of DGRAM: with a name, for answers. */
+int services_named(const struct services *s);
 /* 0 or the errno of one attempt; *fd is connected. */
 int services_try(const struct services *s, int *fd);
 /* Waits until it refuses. */
@@ -57,6 +70,12 @@ void services_refuses(const struct services *s);
 
 /* The record of "s", by the control socket. */
 struct sluice_control_service services_status(const struct services *s);
+
+/* The next that is received is the end. */
+void services_ends(int fd);
+
+/* Bytes for a test of bulk: 16 MiB, with SLUICE_LONG=1 1 GiB. */
+size_t services_bulk(void);
 
 /* One byte with an fd; as sendmsg() failed, or 0. */
 int services_send_fd(int socket, int fd);
