@@ -128,7 +128,7 @@ OWN_TEST := -Iselftests -Iuser/lib -Ibpf -I$(O)/gen
 OWN_DAEMON := -I$(O)/gen -Ibpf -DSLUICE_VERSION='"$(VERSION)"'
 $(O)/obj/user/lib/%.o: OWN = $(OWN_LIB)
 $(O)/obj/user/daemon/%.o: OWN = $(OWN_DAEMON)
-$(O)/obj/user/ctl/%.o: OWN = -Ibpf
+$(O)/obj/user/ctl/%.o: OWN = -Ibpf -Iuser/daemon
 $(O)/obj/selftests/%.o: OWN = $(OWN_TEST)
 $(O)/obj/selftests/redirect%.o: OWN = $(OWN_TEST) -Iuser/daemon
 
@@ -247,7 +247,7 @@ $(O)/bin/sluicecat: $(call obj,$(CAT_SRC)) $(LIB) $(O)/sources | $(O)/bin
 	$(LINK_PROGRAM)
 
 $(O)/bin/sluicectl: LIBS = -ljansson -lbpf -luring
-$(O)/bin/sluicectl: $(call obj,$(CTL_SRC)) $(LIB) $(O)/sources | $(O)/bin
+$(O)/bin/sluicectl: $(call obj,$(CTL_SRC) user/daemon/counts.c) $(LIB) $(O)/sources | $(O)/bin
 	$(LINK_PROGRAM)
 
 # Not linked to the library, which does not need sluiced either.
@@ -364,7 +364,7 @@ format:
 	$(Q)CLANG_FORMAT="$(CLANG_FORMAT)" selftests/lint.sh --format
 
 ## deps: installs the Debian packages that are missing
-deps: $(O)/deps
+deps: $(O)/deps $(if $(shell command -v promtool),,$(O)/tools/promtool)
 
 $(O)/deps: NEEDED = $(PACKAGES)
 $(O)/deps-vm: NEEDED = $(VM_PACKAGES)
@@ -390,6 +390,12 @@ $(O)/deps $(O)/deps-vm $(O)/deps-deb: Makefile | $(O)
 			{ cat $@.log >&2; exit 1; }; \
 	fi
 	@touch $@
+
+# One program of a package whose server nobody wants here.
+$(O)/tools/promtool: | $(O)/deps
+	$(call say,DEPS,$(@F))
+	@selftests/unpack.sh prometheus usr/bin/promtool $(@D) || \
+		echo 'sluice: no promtool: the test that needs it is skipped' >&2
 
 # Manual pages ------------------------------------------------------------
 
@@ -434,6 +440,7 @@ install: all
 	$(INSTALL) -m 644 $(BPF_OBJECTS) $(DESTDIR)$(BPFDIR)
 	$(INSTALL) -d $(DESTDIR)$(DATADIR)/sluice/trace
 	$(INSTALL) -m 755 $(BPFTRACE_SCRIPTS) $(DESTDIR)$(DATADIR)/sluice/trace
+	$(INSTALL) -m 644 user/daemon/grafana.json $(DESTDIR)$(DATADIR)/sluice
 	$(INSTALL) -m 644 $(LIB) $(DESTDIR)$(LIBDIR)
 	$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)
 	cp -P $(SHARED_LINKS) $(DESTDIR)$(LIBDIR)

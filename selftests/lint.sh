@@ -104,8 +104,8 @@ check_includes()
 	for tree in bench examples; do
 		includes user/$tree "$libc|$tools|sluice/(uapi|sluice|uring)\.h"
 	done
-	# Reads the maps of the programs.
-	includes user/ctl "$libc|$tools|sluice/(uapi|sluice)\.h|steer\.h"
+	# Reads the maps of the programs, some with sluiced's own code.
+	includes user/ctl "$libc|$tools|sluice/(uapi|sluice)\.h|(steer|counts)\.h"
 }
 
 check_licences()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 """
 The manual pages: mandoc has nothing to say about them, and they name what the code
-has: symbols, options, commands, keys of the configuration, defaults, variables of the
+has: symbols, options, commands, keys of the configuration, defaults, metrics, variables of the
 environment. What there is to name is read from the code; each check is shown to fail
 when a page lacks one.
 """
@@ -27,7 +27,7 @@ PROGRAMS = {
     "sluice-bench.1": ("sluice-bench", "user/bench/options.c"),
     "sluicecat.1": ("sluicecat", "user/examples/sluicecat.c"),
 }
-PAGES = ["libsluice.3", "sluice.7", "sluice_protocol.7", "sluice_security.7",
+PAGES = ["libsluice.3", "sluice.7", "sluice_metrics.7", "sluice_protocol.7", "sluice_security.7",
          "sluiced.conf.5", *PROGRAMS]
 
 
@@ -137,6 +137,26 @@ def keys_of_sample(text):
     return entries
 
 
+def metrics():
+    """{name: type}, of what metrics.c and counts.c put together."""
+    source = code("user/daemon/metrics.c")
+    names = dict(re.findall(
+        r'(?:head|single)\(\s*out, "(\w+)", "(gauge|counter)"', source))
+    names.update({name: "counter" for name in re.findall(
+        r'COUNT_(?:STEERED|SPILLED),\s*"(\w+)"', source)})
+    names.update({name: "counter" for name in re.findall(
+        r'OTHER\(\w+, "(\w+)"', code("user/daemon/counts.c"))})
+    names.update({f"service_{name}": kind for name, kind in re.findall(
+        r'(?:SERVICE|BOTH)\("(\w+)", "?(gauge|counter|BYTES|MESSAGES)"?', source)})
+    found(names, "metrics")
+    return {f"sluice_{name}": kind if kind == "gauge" else "counter"
+            for name, kind in names.items()}
+
+
+def metrics_of(page):
+    return dict(re.findall(r"^\.It Cm (sluice_\w+) No \((\w+)\)", page, re.M))
+
+
 def variables():
     return set(re.findall(r'getenv\("(SLUICE_\w+)"\)', code("user/*/*.c")))
 
@@ -222,6 +242,14 @@ def defaults_agree():
         os.unlink(path)
 
 
+def every_metric():
+    """With its type; selftests/metrics.t.sh compares with a running sluiced."""
+    page = pages()["sluice_metrics.7"]
+    tap.equal(metrics_of(page), metrics())
+    lacking = metrics_of(page.replace(".It Cm sluice_orphans", ".It Cm orphans"))
+    tap.equal(set(metrics()) - set(lacking), {"sluice_orphans"})
+
+
 def every_variable():
     text = "\n".join(pages().values())
     assert variables(), "no getenv() was found in the code"
@@ -240,5 +268,6 @@ tap.run({
     "every command": every_command,
     "every key of the configuration": every_key,
     "defaults of the configuration": defaults_agree,
+    "every metric": every_metric,
     "every variable of the environment": every_variable,
 })

@@ -215,7 +215,7 @@ manual_and_example_agree()
 {
 	diff <(sed -nE 's/^\.It Cm ([a-z_]+ = [^ ]+)$/\1/p' \
 		"$SOURCE/user/man/sluiced.conf.5" | sort) \
-		<(sed -nE '/^#(group|owner|listen|backends|bind_.*|intercept|cgroups) =/d
+		<(sed -nE '/^#(group|owner|listen|backends|bind_.*|intercept|cgroups|socket|file) =/d
 			s/^#([a-z_]+ = .*)/\1/p' \
 			"$SOURCE/user/daemon/sluiced.conf" | sort)
 }

@@ -133,12 +133,12 @@ static const struct {
 static __u64 moved(const struct snapshot *before, const struct snapshot *after,
 		   const char *name, const char **what)
 {
-	for (unsigned int i = 0; i < counter_count; i++) {
-		if (strcmp(counters[i].name, name))
+	for (unsigned int i = 0; i < COUNTS; i++) {
+		if (strcmp(counts[i].name, name))
 			continue;
-		*what = counters[i].what;
-		return after->counts[counters[i].at] -
-		       before->counts[counters[i].at];
+		*what = counts[i].what;
+		return after->counts[counts[i].at] -
+		       before->counts[counts[i].at];
 	}
 	return 0;
 }

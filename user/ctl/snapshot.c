@@ -12,84 +12,16 @@
 #include <unistd.h>
 
 #include <bpf/bpf.h>
-#include <bpf/libbpf.h>
-
-#define AT(field) (offsetof(struct steer_counters, field) / sizeof(__u64))
-#define COUNTER(field, what)             \
-	{                                \
-#field, what, AT(field), \
-	}
-
-const struct counter counters[] = {
-	COUNTER(steered_inline, "in the slot"),
-	COUNTER(steered_small, "in a landing slot of 4 KiB"),
-	COUNTER(steered_medium, "in a landing slot of 64 KiB"),
-	COUNTER(steered_large, "in a landing slot of 1 MiB"),
-	COUNTER(steered_frames, "frames of aware senders"),
-	COUNTER(steered_slots, "slots in those frames"),
-	COUNTER(steered_pieces, "pieces of streams, by size above"),
-	COUNTER(grants_taken, "times that steering began again"),
-	COUNTER(doorbells, "doorbells"),
-	COUNTER(pass_unknown, "to sockets that are not attached any more"),
-	COUNTER(pass_hold, "receiver reads its queue first"),
-	COUNTER(pass_charged, "sender had messages in the queue, or under way"),
-	COUNTER(pass_no_ring, "endpoint is gone"),
-	COUNTER(pass_ring_full, "ring is full"),
-	COUNTER(pass_no_landing, "no free landing slot"),
-	COUNTER(pass_too_large, "larger than any landing slot"),
-	COUNTER(pass_fds, "carry fds"),
-	COUNTER(pass_options, "receiver wants credentials"),
-	COUNTER(pass_shutdown, "receiver is shut down"),
-	COUNTER(pass_peer, "not from the peer"),
-	COUNTER(pass_frame, "frames other than DATA"),
-	COUNTER(pass_contended, "too many senders at once"),
-	COUNTER(pieces_lost, "pieces of streams whose receiver was closed"),
-};
-const unsigned int counter_count = sizeof(counters) / sizeof(counters[0]);
-
-_Static_assert(sizeof(counters) / sizeof(counters[0]) == COUNTERS,
-	       "a counter has no words");
-
-__u64 counts_steered(const __u64 counts[COUNTERS])
-{
-	return counts[AT(steered_inline)] + counts[AT(steered_small)] +
-	       counts[AT(steered_medium)] + counts[AT(steered_large)] +
-	       counts[AT(steered_slots)];
-}
-
-__u64 counts_spilled(const __u64 counts[COUNTERS])
-{
-	__u64 sum = 0;
-	unsigned int i;
-
-	for (i = 0; i < counter_count; i++) {
-		if (!strncmp(counters[i].name, "pass_", 5))
-			sum += counts[counters[i].at];
-	}
-	return sum;
-}
 
 /* The counters of all CPUs together. */
-static int counts_read(const char *pins, __u64 counts[COUNTERS])
+static int counters_read(const char *pins, __u64 values[COUNTS])
 {
 	const int map = pins_map(pins, "counters");
-	const int cpus = libbpf_num_possible_cpus();
-	const __u32 key = 0;
-	unsigned int i;
-	int cpu, ret = 0;
-	__u64 *values;
+	int ret;
 
 	if (map < 0)
 		return map;
-	values = calloc(cpus > 0 ? (size_t)cpus : 1,
-			sizeof(struct steer_counters));
-	if (!values || bpf_map_lookup_elem(map, &key, values))
-		ret = -errno;
-	for (cpu = 0; !ret && cpu < cpus; cpu++) {
-		for (i = 0; i < COUNTERS; i++)
-			counts[i] += values[(size_t)cpu * COUNTERS + i];
-	}
-	free(values);
+	ret = counts_read(map, values);
 	close(map);
 	return ret;
 }
@@ -179,7 +111,7 @@ int snapshot_take(struct snapshot *snapshot, int control,
 				       &snapshot->service_count);
 	if (ret)
 		return ret;
-	snapshot->pins_error = counts_read(options->pins, snapshot->counts);
+	snapshot->pins_error = counters_read(options->pins, snapshot->counts);
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	snapshot->at = (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 	if (!snapshot->pins_error)

@@ -103,10 +103,10 @@ static json_t *counts_json(const struct snapshot *before,
 	json_t *json = json_object();
 	unsigned int i, at;
 
-	for (i = 0; i < counter_count; i++) {
-		at = counters[i].at;
+	for (i = 0; i < COUNTS; i++) {
+		at = counts[i].at;
 		json_object_set_new(
-			json, counters[i].name,
+			json, counts[i].name,
 			json_pack("{s:I, s:o}", "total",
 				  (json_int_t)after->counts[at], "per_s",
 				  rate_json(rate(before->counts[at],
@@ -229,7 +229,7 @@ static void count_print(const char *what, __u64 before, __u64 after,
 /* All counts of a kind that are not 0, under their sum. */
 static void counts_print(const struct snapshot *before,
 			 const struct snapshot *after, const char *title,
-			 __u64 (*sum)(const __u64 counts[COUNTERS]), bool pass)
+			 __u64 (*sum)(const __u64 values[COUNTS]), bool spilled)
 {
 	const double seconds = after->at - before->at;
 	unsigned int i, at;
@@ -238,11 +238,11 @@ static void counts_print(const struct snapshot *before,
 	       (unsigned long long)sum(after->counts),
 	       rate_text(
 		       rate(sum(before->counts), sum(after->counts), seconds)));
-	for (i = 0; i < counter_count; i++) {
-		at = counters[i].at;
+	for (i = 0; i < COUNTS; i++) {
+		at = counts[i].at;
 		if (after->counts[at] &&
-		    !strncmp(counters[i].name, "pass_", 5) == pass)
-			count_print(counters[i].what, before->counts[at],
+		    (counts[i].kind == COUNT_SPILLED) == spilled)
+			count_print(counts[i].what, before->counts[at],
 				    after->counts[at], seconds);
 	}
 }

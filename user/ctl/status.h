@@ -7,20 +7,7 @@
 
 #include "ctl.h"
 
-#include <steer.h>
-
-/* A count of struct steer_counters. */
-struct counter {
-	const char *name; /* of the field */
-	const char *what; /* for people */
-	unsigned int at; /* index of the __u64 */
-};
-
-/* Those of messages left to the queue have names that begin with "pass_". */
-extern const struct counter counters[];
-extern const unsigned int counter_count;
-
-#define COUNTERS (sizeof(struct steer_counters) / sizeof(__u64))
+#include <counts.h>
 
 struct conn_state {
 	__u64 cookie;
@@ -41,7 +28,7 @@ struct snapshot {
 	struct sluice_control_service *services;
 	unsigned int service_count;
 	int pins_error; /* 0, or why there is nothing below: -errno */
-	__u64 counts[COUNTERS];
+	__u64 counts[COUNTS];
 	struct conn_state *conns;
 	unsigned int conn_count;
 	double at; /* seconds, of some clock */
@@ -75,8 +62,5 @@ const char *user_text(__u32 uid);
 /* services.c */
 json_t *services_json(const struct snapshot *snapshot);
 void services_print(const struct snapshot *snapshot);
-
-__u64 counts_steered(const __u64 counts[COUNTERS]);
-__u64 counts_spilled(const __u64 counts[COUNTERS]);
 
 #endif

@@ -164,7 +164,7 @@ static const char *rate_text(double rate)
 }
 
 static double per_second(const struct round *before, const struct round *after,
-			 __u64 (*sum)(const __u64 counts[COUNTERS]))
+			 __u64 (*sum)(const __u64 values[COUNTS]))
 {
 	const double seconds = after->snapshot.at - before->snapshot.at;
 	const __u64 moved =
@@ -173,12 +173,9 @@ static double per_second(const struct round *before, const struct round *after,
 	return seconds > 0 ? (double)moved / seconds : -1;
 }
 
-static __u64 doorbells(const __u64 counts[COUNTERS])
+static __u64 doorbells(const __u64 values[COUNTS])
 {
-	for (unsigned int i = 0; i < counter_count; i++)
-		if (!strcmp(counters[i].name, "doorbells"))
-			return counts[counters[i].at];
-	return 0;
+	return values[COUNT_AT(doorbells)];
 }
 
 static void print_round(const struct round *before, const struct round *after,

@@ -214,8 +214,8 @@ static void fill_carried(const struct service *service,
 	}
 }
 
-static void fill_record(const struct service *service,
-			struct sluice_control_service *record)
+void service_record(const struct service *service,
+		    struct sluice_control_service *record)
 {
 	*record = (struct sluice_control_service){
 		.type = (__u32)service->config.type,
@@ -264,7 +264,7 @@ int request_services(struct request *request)
 		if (skip)
 			skip--;
 		else
-			fill_record(service, &records[count++]);
+			service_record(service, &records[count++]);
 	}
 	frame->list.count = count;
 	frame->list.record_size = sizeof(records[0]);

@@ -71,6 +71,11 @@ static const struct key {
 	KEY("daemon.sweep_seconds", NUMBER, sweep_seconds, 1, 86400),
 	KEY("daemon.log_level", CHOICE, log_level, LEVELS, 0),
 	KEY("daemon.unload", BOOLEAN, unload, 0, 0),
+	KEY("metrics.socket", PATH, metrics_socket, 0, 0),
+	KEY("metrics.mode", OCTAL, metrics_mode, 0, 0777),
+	KEY("metrics.group", TEXT, metrics_group, 0, 0),
+	KEY("metrics.file", PATH, metrics_file, 0, 0),
+	KEY("metrics.interval_seconds", NUMBER, metrics_seconds, 1, 3600),
 	SERVICE_KEY("service.listen", PATH, listen, 0, 0),
 	SERVICE_KEY("service.type", CHOICE, type, TYPES, 0),
 	SERVICE_KEY("service.backends", PATHS, backends, 0, 0),
@@ -109,6 +114,8 @@ void config_init(struct config *config)
 		.grace_seconds = 10,
 		.sweep_seconds = 60,
 		.log_level = LOG_LEVEL_INFO,
+		.metrics_mode = 0660,
+		.metrics_seconds = 15,
 	};
 }
 

@@ -14,6 +14,7 @@
 
 #include "log.h"
 
+#define METRICS_PATH_SIZE 256
 #define CONFIG_FILE "/etc/sluice/sluiced.conf"
 
 struct limits {
@@ -70,6 +71,12 @@ struct config {
 	uint64_t sweep_seconds; /* from one look for dead sockets to the next */
 	enum log_level log_level;
 	bool unload; /* at the end, remove the pins */
+	/* [metrics] */
+	char metrics_socket[108]; /* empty: none */
+	uint64_t metrics_mode;
+	char metrics_group[64]; /* empty: leave it */
+	char metrics_file[METRICS_PATH_SIZE]; /* empty: none */
+	uint64_t metrics_seconds; /* from one file to the next */
 	struct service_config *services;
 };
 

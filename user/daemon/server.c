@@ -18,6 +18,7 @@
 #include "client.h"
 #include "foreign.h"
 #include "log.h"
+#include "metrics.h"
 #include "options.h"
 #include "privileges.h"
 #include "request.h"
@@ -70,14 +71,20 @@ static void keep_fixed(const struct config *old, struct config *new)
 	if (strcmp(old->path, new->path) || old->mode != new->mode ||
 	    strcmp(old->group, new->group) ||
 	    strcmp(old->pin_dir, new->pin_dir) ||
-	    old->conn_counts != new->conn_counts)
-		log_warning("path, mode, group, pin_dir and conn_counts "
-			    "change at the next start only");
+	    old->conn_counts != new->conn_counts ||
+	    strcmp(old->metrics_socket, new->metrics_socket) ||
+	    old->metrics_mode != new->metrics_mode ||
+	    strcmp(old->metrics_group, new->metrics_group))
+		log_warning("paths, modes and groups of sockets, pin_dir and "
+			    "conn_counts change at the next start only");
 	strcpy(new->path, old->path);
 	new->mode = old->mode;
 	strcpy(new->group, old->group);
 	strcpy(new->pin_dir, old->pin_dir);
 	new->conn_counts = old->conn_counts;
+	strcpy(new->metrics_socket, old->metrics_socket);
+	new->metrics_mode = old->metrics_mode;
+	strcpy(new->metrics_group, old->metrics_group);
 }
 
 static void reload(struct server *server)
@@ -94,6 +101,7 @@ static void reload(struct server *server)
 		config_free(&server->config);
 		server->config = config;
 		services_apply(server);
+		metrics_write(server, server_now());
 		log_set_level(config.log_level);
 		log_info("configuration read again");
 	}
@@ -227,6 +235,8 @@ int server_start(struct server *server)
 	if (!r)
 		r = listener_open(server);
 	if (!r)
+		scrape_open(server);
+	if (!r)
 		services_clear(&server->config);
 	if (!r)
 		r = privileges_drop(services_have_owners(&server->config),
@@ -236,9 +246,11 @@ int server_start(struct server *server)
 		r = worker_start(&server->worker, &server->programs,
 				 server->jobs.fd);
 	server->sweep_at = server_now();
-	if (!r)
-		services_apply(server);
-	return r;
+	if (r)
+		return r;
+	services_apply(server);
+	metrics_write(server, server_now());
+	return 0;
 }
 
 /* Running ----------------------------------------------------------------- */
@@ -255,6 +267,7 @@ static void run_deadlines(struct server *server)
 		services_tick(server);
 	if (server->urings.tidy_at && now >= server->urings.tidy_at)
 		uring_tidy(&server->urings);
+	metrics_tick(server, now);
 	if (now >= server->sweep_at) {
 		sweep(server);
 		urings_sweep(server);
@@ -267,6 +280,7 @@ static void run_deadlines(struct server *server)
 static int time_left(const struct server *server)
 {
 	int64_t next = server->sweep_at, left;
+	int64_t metrics = metrics_due(&server->metrics);
 
 	if (server->listen_at && server->listen_at < next)
 		next = server->listen_at;
@@ -276,6 +290,8 @@ static int time_left(const struct server *server)
 		next = server->services->tick_at;
 	if (server->urings.tidy_at && server->urings.tidy_at < next)
 		next = server->urings.tidy_at;
+	if (metrics && metrics < next)
+		next = metrics;
 	left = next - server_now();
 	return left <= 0 ? 0 : (int)(left / 1000000 + 1);
 }
@@ -326,6 +342,9 @@ static void remove_all(struct server *server)
 void server_stop(struct server *server)
 {
 	listener_close(server);
+	scrape_close(server);
+	metrics_remove(server);
+	free_gone(server);
 	services_stop(server);
 	if (server->worker)
 		worker_stop(server->worker);

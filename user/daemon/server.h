@@ -6,6 +6,7 @@
  *   server.c    the loop, signals, deadlines     client.c    clients' sockets
  *   listener.c  the control socket               request.c   what they ask for
  *   takeover.c  what an earlier sluiced left     sweep.c     sockets that died
+ *   metrics.c   what it counts, as text          scrape.c    who asks for it
  */
 #ifndef SLUICED_SERVER_H
 #define SLUICED_SERVER_H
@@ -33,6 +34,20 @@ struct source {
 	struct source *gone; /* the next of those to be freed */
 };
 
+/* metrics.h */
+struct metrics {
+	struct source source; /* the socket */
+	struct socket_file file;
+	struct scraper *scrapers; /* the oldest first */
+	unsigned int scraper_count;
+	char *text; /* the last one, or NULL */
+	size_t size;
+	int64_t made_at;
+	char written[METRICS_PATH_SIZE]; /* the file's path, or empty */
+	bool complained; /* the log says why it is not written */
+	int64_t listen_at, write_at; /* 0: never */
+};
+
 struct server {
 	struct config config;
 	const struct options *options; /* to read it again */
@@ -44,6 +59,7 @@ struct server {
 	struct services *services;
 	struct intercepts intercepts;
 	struct urings urings;
+	struct metrics metrics;
 	struct client *clients;
 	struct client *closed; /* to be freed after this round of events */
 	struct source *gone; /* likewise */

@@ -149,6 +149,10 @@ bool services_may_land(const struct server *server, uint64_t cookie);
 uint32_t services_drop_unseen(struct server *server, uint32_t since,
 			      bool count_only);
 
+/* What there is to say of a service, for SERVICES and for metrics. */
+void service_record(const struct service *service,
+		    struct sluice_control_service *record);
+
 /* Internal ----------------------------------------------------------------- */
 
 /* NULL: there is none. */
