@@ -98,19 +98,31 @@ values_are_those_of_status()
 {
 	start '[service web]' "listen = $PWD/web" "backends = $PWD/backend"
 	backend
-	SLUICE_CONTROL=$CONTROL timeout 60 "$SLUICE_BUILD/examples/steered" \
-		"$PWD/name" 3000 >steered.out 2>&1 &
+	SLUICE_CONTROL=$CONTROL timeout 200 "$SLUICE_BUILD/examples/steered" \
+		"$PWD/name" >steered.out 2>&1 &
 	receiver=$!
 	until_true test -S name
-	# until the kernel has steered some: the receiver's attachment takes its time
-	python3 - "$PWD/name" <<-'END' || :
-		import socket, sys, time
+	# until the kernel has steered some of both: attachment takes its time
+	CONTROL=$CONTROL PINS=$PINS timeout 200 python3 - "$PWD/name" >sent <<-'END'
+		import json, os, socket, subprocess, sys, time
+
+		def steered():
+		    status = json.loads(subprocess.run(
+		        ["sluicectl", "status", "--json", "--interval", "0", "--control",
+		         os.environ["CONTROL"], "--pins", os.environ["PINS"]],
+		        check=True, stdout=subprocess.PIPE).stdout)
+		    return (status["counters"]["steered_inline"]["total"] and
+		            status["counters"]["steered_small"]["total"])
 
 		s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 		s.connect(sys.argv[1])
-		for number in range(3000):
-		    s.send(b"y" * (20 if number % 2 else 1000))
-		    time.sleep(0.0005)
+		sent = 0
+		while not steered():
+		    for size in (20, 1000) * 10:
+		        s.send(b"y" * size)
+		        sent += 1
+		        time.sleep(0.001)
+		print(sent)
 	END
 	wait "$receiver"
 	cat steered.out
@@ -180,7 +192,7 @@ values_are_those_of_status()
 			spilled = sum(counts[name] for name in reasons)
 			assert counts["steered_inline"] and counts["steered_small"], counts
 			# what came before the attachment is in no count
-			assert steered + spilled <= 3000, counts
+			assert steered + spilled <= int(open("sent").read()), counts
 			assert service["sluiced"]["bytes"] == {"to_backends": 6, "to_clients": 6}
 		END
 	}
@@ -189,7 +201,7 @@ values_are_those_of_status()
 		return 1
 	}
 	rm ended.out
-	rm -f status.json text steered.out name
+	rm -f status.json text steered.out name sent
 	true # bash would exec what is last, and forget the trap
 }
 
