@@ -79,6 +79,26 @@ TAP_TEST(refused_without_landing)
 	landing_close(&rig);
 }
 
+/* A reload brings it, long after sluiced has given up its privileges. */
+TAP_TEST(begins_with_a_reload)
+{
+	struct landing_rig rig;
+
+	landing_open(&rig, "", NULL);
+	landing_send(rig.client, 0, 5000);
+	landing_receive_up_to(&rig, 5000);
+	CHECK_EQ(landing_info(&rig).steered, 0);
+	strcpy(rig.s.extra, LANDING_YES);
+	services_reload(&rig.s);
+	landing_again(&rig);
+	for (uint64_t sent = 0; !landing_info(&rig).steered; sent += 5000) {
+		CHECK_LT(sent, 5000000);
+		landing_send(rig.client, sent, 5000);
+		landing_receive_up_to(&rig, sent + 5000);
+	}
+	landing_close(&rig);
+}
+
 /* What comes before the conn is attached is received before what lands. */
 TAP_TEST(early_data)
 {

@@ -206,8 +206,8 @@ static int open_programs(struct server *server)
 	server->sockmap_error = sockmap_open(&server->sockmap);
 	if (!server->sockmap_error)
 		sockmap_pin(&server->sockmap, server->config.pin_dir);
-	if (services_land(&server->config))
-		programs_open_stream(&server->programs);
+	/* also if no service lands: one that a reload brings finds it */
+	programs_open_stream(&server->programs);
 	intercepts_open(&server->intercepts);
 	urings_open(&server->urings, server->config.pin_dir);
 	return 0;
