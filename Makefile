@@ -71,6 +71,8 @@ DAEMON_SRC := $(wildcard user/daemon/*.c)
 CAT_SRC := $(wildcard user/examples/sluicecat*.c)
 CTL_SRC := $(wildcard user/ctl/*.c)
 EXAMPLE_SRC := $(filter-out $(CAT_SRC),$(wildcard user/examples/*.c))
+# Its C files are in it, and are installed as files too.
+TUTORIAL := user/examples/TUTORIAL.md
 # A C file with cases is a test, X-tool.c a program that a test script uses. What
 # the others have is linked to every test.
 TEST_SRC := $(shell grep -lE '^TAP_(TEST|EACH)' selftests/*.c)
@@ -437,6 +439,10 @@ install: all
 	$(INSTALL) -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)/sluice
 	$(INSTALL) -m 644 include/PROTOCOL.md LICENSE $(wildcard LICENSES/*) \
 		$(DESTDIR)$(DOCDIR)
+	$(INSTALL) -d $(DESTDIR)$(DOCDIR)/examples/tutorial
+	$(INSTALL) -m 644 $(TUTORIAL) $(EXAMPLE_SRC) $(DESTDIR)$(DOCDIR)/examples
+	awk '/^```c / { out = "$(DESTDIR)$(DOCDIR)/examples/tutorial/" $$2; next } \
+		/^```/ { out = "" } out { print >out }' $(TUTORIAL)
 	$(INSTALL) -m 644 $(BPF_OBJECTS) $(DESTDIR)$(BPFDIR)
 	$(INSTALL) -d $(DESTDIR)$(DATADIR)/sluice/trace
 	$(INSTALL) -m 755 $(BPFTRACE_SCRIPTS) $(DESTDIR)$(DATADIR)/sluice/trace

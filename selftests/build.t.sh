@@ -144,6 +144,8 @@ installs()
 		share/doc/sluice/sluiced.conf share/man/man1/sluicecat.1 \
 		share/man/man8/sluiced.8 share/man/man8/sluicectl.8 \
 		share/man/man5/sluiced.conf.5 share/man/man7/sluice_trace.7 \
+		share/doc/sluice/examples/TUTORIAL.md \
+		share/doc/sluice/examples/tutorial/receiver.c \
 		share/sluice/trace/flow.bt; do
 		test -s "$root/usr/$file" || { echo "no $file"; return 1; }
 	done
