@@ -6,6 +6,9 @@
 VERSION := 1.0.0
 # Of the release: manual pages and packages say so.
 DATE := 2026-11-25
+# Of the packages: who builds them, as Debian's tools know him. Nobody publishes them,
+# so that otherwise there is no address to write to.
+MAINTAINER ?= $(or $(DEBFULLNAME),the sluice authors) <$(or $(DEBEMAIL),nobody@sluice.invalid)>
 # Its number is that of the package libsluice0, and goes up when programs that were
 # linked before could not run any more (selftests/abi).
 SONAME := libsluice.so.0
@@ -495,7 +498,9 @@ $(O)/deb/sluice/made: $(shell find Makefile LICENSE LICENSES README.md bpf inclu
 	$(Q)cp -a Makefile LICENSE LICENSES README.md bpf include user vmlinux $(@D)
 	$(Q)mv $(@D)/user/debian $(@D)/debian
 	$(Q)date=$$(date -u -R -d $(DATE)) && sed -e 's|@VERSION@|$(VERSION)|' \
-		-e "s|@DATE@|$$date|" user/debian/changelog.in >$(@D)/debian/changelog
+		-e "s|@DATE@|$$date|" -e 's|@MAINTAINER@|$(call quote,$(subst &,\&,$(MAINTAINER)))|' \
+		user/debian/changelog.in >$(@D)/debian/changelog
+	$(Q)sed -i 's|@MAINTAINER@|$(call quote,$(subst &,\&,$(MAINTAINER)))|' $(@D)/debian/control
 	$(Q){ cat user/debian/copyright.in; echo 'License: BSD-2-clause'; \
 		sed -e '1,2d' -e 's/^$$/./' -e 's/^/ /' LICENSES/BSD-2-Clause.txt; } \
 		>$(@D)/debian/copyright
