@@ -27,7 +27,10 @@ PROGRAMS = {
     "sluice-bench.1": ("sluice-bench", "user/bench/options.c"),
     "sluicecat.1": ("sluicecat", "user/examples/sluicecat.c"),
 }
-PAGES = ["libsluice.3", "sluice.7", "sluice_metrics.7", "sluice_protocol.7", "sluice_security.7",
+PAGES = ["libsluice.3", *(f"sluice_{family}.3" for family in (
+    "conn", "endpoint", "pool", "recv", "send", "set", "uring", "wait")),
+         "sluice.7", *(f"sluice_{topic}.7" for topic in (
+             "metrics", "protocol", "security", "trace")),
          "sluiced.conf.5", *PROGRAMS]
 
 
@@ -76,8 +79,19 @@ def symbols_missing(man):
         set(re.findall(r"^\.Fn (\w+)", inner, re.M))
 
 
+def short_options(source):
+    letters = re.findall(r'getopt_long\(\w+, \w+, "([a-zA-Z:]*)"', code(source))
+    assert letters, f"{source} calls no getopt_long()"
+    return {each for each in "".join(letters) if each != ":"}
+
+
+def short_options_of(page):
+    return {letter for line in re.findall(r"^\.It (Fl .*)", page, re.M)
+            for letter in re.findall(r"Fl (\w)\b", line)}
+
+
 def options(source):
-    """Long ones; and short ones by long ones."""
+    """Long ones."""
     return found(re.findall(r'\{ "([a-z-]+)", (?:no|required|optional)_argument',
                             code(source)), "options")
 
@@ -196,6 +210,7 @@ def every_option():
         text = pages()[page]
         there = options(source)
         tap.equal((page, sorted(options_of(text))), (page, sorted(there)))
+        tap.equal((page, short_options_of(text)), (page, short_options(source)))
         help_text = helps(os.path.join(BIN, name))
         nothing({f"{name} --{each} in --help" for each in there
                  if not re.search(rf"--{each}\b", help_text)})
@@ -205,6 +220,8 @@ def every_option():
     text = pages()["sluiced.8"]
     tap.equal(options("user/daemon/options.c") -
               options_of(text.replace(".It Fl -check-config", "")), {"check-config"})
+    tap.equal(short_options("user/daemon/options.c") -
+              short_options_of(text.replace(".It Fl u ,", ".It")), {"u"})
 
 
 def every_command():

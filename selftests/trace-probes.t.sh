@@ -98,6 +98,21 @@ scripts_have_a_head()
 	return 0
 }
 
+# By a script that has them listen to live traffic.
+scripts_are_run()
+{
+	local script name
+
+	for script in "$SCRIPTS"/*.bt; do
+		name=${script##*/}
+		name=${name%.bt}
+		grep -qE "\\b(listen|for name in)\\b.* $name\\b" "$SOURCE"/selftests/trace*.sh || {
+			echo "nothing runs $name.bt"
+			return 1
+		}
+	done
+}
+
 manual_is_clean()
 {
 	command -v mandoc >/dev/null || tap_skip 'mandoc is not installed'
@@ -142,6 +157,7 @@ tap_case 'with as many arguments, at most six' arguments_are_documented
 tap_case 'each is used by a script' attached_by_a_script
 tap_case 'the scripts name the arguments' scripts_say_the_arguments
 tap_case 'each script says what it is for' scripts_have_a_head
+tap_case 'each script is run by a test' scripts_are_run
 tap_case 'the manual is clean' manual_is_clean
 tap_case 'each of the library has a semaphore' semaphores
 tap_case 'the inlines have no probe' inlines_have_none
