@@ -4,7 +4,8 @@
 # The Debian packages: built, without complaint from lintian, installed in a clean root
 # of Debian 12, used there, and removed again. The root is made by mmdebstrap from the
 # mirror that apt uses here, with what the packages depend on and nothing else; it is
-# kept beside the packages. Beside others. Limit: 900 s
+# kept beside the packages. SLUICE_LONG=1: another one, where the tutorial is gone
+# through with the packages. Beside others. Limit: 900 s
 . "${0%/*}/tap.sh"
 
 test -z "${SLUICE_SANITIZER-}" ||
@@ -19,7 +20,8 @@ unshare -m true 2>/dev/null || tap_skip_all 'no mount namespaces here'
 unset MAKEFLAGS MFLAGS MAKELEVEL V WERROR DESTDIR PREFIX
 DEB=$SLUICE_BUILD/deb
 ROOT=$TMPDIR/root
-trap 'rm -rf "$ROOT" "$TMPDIR/out"' EXIT
+FRESH=$TMPDIR/fresh
+trap 'rm -rf "$ROOT" "$FRESH" "$TMPDIR/out"' EXIT
 trap 'exit 1' INT TERM HUP
 mkdir "$ROOT" "$TMPDIR/out"
 
@@ -157,6 +159,41 @@ program_runs()
 	rm "$ROOT/tmp/example"
 }
 
+# A script of all that the tutorial has a newcomer type, from installing on.
+tutorial()
+{
+	echo 'set -e; cd /packages'
+	awk '/^```sh/ { on = 1; next }
+		/^```c / { on = 1; end = "EOF-C"; print "cat >" $2 " <<\"EOF-C\""; next }
+		/^```text/ { next }
+		/^```/ { if (end) print end; end = ""; on = 0; next }
+		on' "$SOURCE/user/examples/TUTORIAL.md"
+}
+
+# Where nothing is installed but what apt needs. What each block prints is for
+# selftests/tutorial.t.py; here they succeed, and a message is traced.
+tutorial_runs()
+{
+	test -n "${SLUICE_LONG-}" ||
+		tap_skip 'it installs a compiler and bpftrace; SLUICE_LONG=1 runs it'
+	mmdebstrap --variant=apt bookworm "$FRESH" >"$TMPDIR/out/log" 2>&1 || {
+		tail -5 "$TMPDIR/out/log"
+		return 1
+	}
+	cp /etc/resolv.conf "$FRESH/etc"
+	mkdir "$FRESH/packages"
+	packages | xargs -I@ cp @ "$FRESH/packages"
+	tutorial >"$FRESH/packages/tutorial"
+	ROOT=$FRESH in_root bash /packages/tutorial >"$TMPDIR/out/log" 2>&1 || {
+		tail -20 "$TMPDIR/out/log"
+		return 1
+	}
+	grep '^1000 messages, 1048576000 bytes, direct lane$' "$TMPDIR/out/log"
+	test "$(grep -c ' loan-sender .* direct-receiver direct ' "$TMPDIR/out/log")" = 5
+	test ! -e "$FRESH/packages/sluice-tutorial"
+	test ! -e "$FRESH/run/sluice/control"
+}
+
 removes()
 {
 	need_root
@@ -175,5 +212,6 @@ tap_case 'they are installed' installs
 tap_case 'the tools run' tools_run
 tap_case 'sluiced runs' sluiced_runs
 tap_case 'a program runs' program_runs
+tap_case 'the tutorial, in a fresh Debian' tutorial_runs
 tap_case 'they are removed' removes
 tap_done
