@@ -16,6 +16,7 @@ import glob
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -261,17 +262,23 @@ class Reader:
         return found
 
     def nothing_is_left(self):
+        if self.stopped:  # end what the blocks began while the shell can reap it
+            for pid in processes():
+                if pid != self.shell.bash.pid:
+                    os.kill(pid, signal.SIGKILL)
+            self.shell.run(["wait"])
         self.shell.close()
         tap.equal(os.listdir(WORK), [])
         tap.equal(os.path.exists(PINS), False)
         tap.equal([name for name in os.listdir("/run/sluice")], [])
-        mine = os.readlink("/proc/self/ns/mnt")
-        tap.equal([pid for pid in processes() if namespace(pid) == mine], [])
+        tap.equal(processes(), [])
 
 
 def processes():
-    return [int(name) for name in os.listdir("/proc")
-            if name.isdigit() and int(name) != os.getpid()]
+    """All others in this mount namespace."""
+    mine = os.readlink("/proc/self/ns/mnt")
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+            if pid != os.getpid() and namespace(pid) == mine]
 
 
 def namespace(pid):
