@@ -365,7 +365,8 @@ format:
 	$(Q)CLANG_FORMAT="$(CLANG_FORMAT)" selftests/lint.sh --format
 
 ## deps: installs the Debian packages that are missing
-deps: $(O)/deps $(if $(shell command -v promtool),,$(O)/tools/promtool)
+deps: $(O)/deps $(if $(shell command -v promtool),,$(O)/tools/promtool) \
+	$(O)/tools/bpftrace
 
 $(O)/deps: NEEDED = $(PACKAGES)
 $(O)/deps-vm: NEEDED = $(VM_PACKAGES)
@@ -397,6 +398,13 @@ $(O)/tools/promtool: | $(O)/deps
 	$(call say,DEPS,$(@F))
 	@selftests/unpack.sh prometheus usr/bin/promtool $(@D) || \
 		echo 'sluice: no promtool: the test that needs it is skipped' >&2
+
+# A newer one than this Debian's, beside it.
+$(O)/tools/bpftrace: | $(O)/deps
+	$(call say,DEPS,$@)
+	@mkdir -p $(@D); \
+	found=$$(selftests/vm/fetch bpftrace) && ln -sfn "$$found/bpftrace" $@ || \
+		echo "sluice: $$found: the newer bpftrace is not tested" >&2
 
 # Manual pages ------------------------------------------------------------
 

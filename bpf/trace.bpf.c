@@ -64,8 +64,7 @@ static __always_inline bool read_key(struct pt_regs *ctx, struct trace_key *key)
 		count(&trace_counts.unread);
 		return false;
 	}
-	return !trace_filter.endpoint ||
-	       trace_filter.endpoint == key->endpoint;
+	return !trace_filter.endpoint || trace_filter.endpoint == key->endpoint;
 }
 
 /* sender's endpoint, number, tag, len, lane, buffer */

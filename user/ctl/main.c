@@ -15,8 +15,8 @@
 #include <time.h>
 
 static const struct ctl_command *const commands[] = {
-	&ctl_probe, &ctl_status, &ctl_top,    &ctl_trace,
-	&ctl_doctor, &ctl_drain, &ctl_unload, &ctl_uring,
+	&ctl_probe,  &ctl_status, &ctl_top,    &ctl_trace,
+	&ctl_doctor, &ctl_drain,  &ctl_unload, &ctl_uring,
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))

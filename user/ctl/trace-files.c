@@ -23,7 +23,8 @@
 #include "ctl.h"
 
 #define PROVIDER "sluice"
-#define ADDRESSES (3 * sizeof(__u64)) /* in a note, before the provider's name */
+#define ADDRESSES \
+	(3 * sizeof(__u64)) /* in a note, before the provider's name */
 
 /* What was looked at, as /proc/PID/maps calls it. */
 struct seen {
@@ -183,8 +184,7 @@ static int add_mapping(struct trace_files *files, struct seen *seen,
 	char rights[8], path[64];
 	int name = 0, ret;
 
-	if (sscanf(line,
-		   "%" SCNx64 "-%" SCNx64 " %7s %*x %x:%x %" SCNu64 " %n",
+	if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s %*x %x:%x %" SCNu64 " %n",
 		   &start, &end, rights, &major, &minor, &inode, &name) < 6 ||
 	    !name || !inode || rights[2] != 'x' ||
 	    !see(seen, (__u64)major << 32 | minor, inode))

@@ -57,10 +57,11 @@ static __u64 now(void)
 static int refused(const char *what, int error)
 {
 	if (error == EPERM || error == EACCES)
-		return ctl_failed("%s: %s (needs root, or CAP_BPF, "
-				  "CAP_PERFMON and CAP_SYS_ADMIN; and no kernel "
-				  "that is locked down for confidentiality)",
-				  what, strerror(error));
+		return ctl_failed(
+			"%s: %s (needs root, or CAP_BPF, "
+			"CAP_PERFMON and CAP_SYS_ADMIN; and no kernel "
+			"that is locked down for confidentiality)",
+			what, strerror(error));
 	return ctl_failed("%s: %s", what, strerror(error));
 }
 
@@ -130,7 +131,8 @@ static void detach(struct tracer *tracer)
 
 static bool is_enough(const struct tracer *tracer)
 {
-	return tracer->options->count && tracer->shown >= tracer->options->count;
+	return tracer->options->count &&
+	       tracer->shown >= tracer->options->count;
 }
 
 static int show(void *ctx, void *data, size_t size)
@@ -218,9 +220,10 @@ static int tell_rest(struct tracer *tracer)
 		ctl_failed("could not read what %llu probes said",
 			   (unsigned long long)counts->unread);
 	if (senders)
-		ctl_failed("forgot who sent %llu messages: more than %d were on "
-			   "their way",
-			   (unsigned long long)senders, TRACE_SENT);
+		ctl_failed(
+			"forgot who sent %llu messages: more than %d were on "
+			"their way",
+			(unsigned long long)senders, TRACE_SENT);
 	return counts->lost || counts->unread || senders ? CTL_FAILED : 0;
 }
 
@@ -239,8 +242,7 @@ static int trace(struct tracer *tracer, const struct trace_files *files)
 	sigaction(SIGTERM, &action, NULL);
 	tracer->since = now();
 	if (options->seconds > 0)
-		tracer->until =
-			tracer->since + (__u64)(options->seconds * 1e9);
+		tracer->until = tracer->since + (__u64)(options->seconds * 1e9);
 	ret = attach(tracer, files);
 	if (ret)
 		return ret;
