@@ -201,7 +201,12 @@ static int option_set(struct ctl_options *options, int option)
 	case 'N':
 		return count_parse("count", optarg, LONG_MAX, &options->count);
 	case 'S':
-		return seconds_parse("seconds", optarg, &options->seconds);
+		if (seconds_parse("seconds", optarg, &options->seconds))
+			return CTL_USAGE;
+		return options->seconds > 0 ?
+			       0 :
+			       ctl_usage("bad seconds \"%s\": want more than 0",
+					 optarg);
 	case 'e':
 		return endpoint_parse(optarg, &options->endpoint);
 	case 'L':

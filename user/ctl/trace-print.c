@@ -27,15 +27,28 @@ static const char *lane_name(__u32 lane)
 	return lane < LANES ? lanes[lane] : "?";
 }
 
-/* Programs call themselves what they like: neither a line's end nor half a letter. */
+/* Programs and files are called anything: neither a line's end nor half a letter. */
+static char plain_char(char c)
+{
+	return c >= ' ' && c <= '~' ? c : '?';
+}
+
 static const char *comm_text(const char comm[TRACE_COMM], char text[TRACE_COMM])
 {
 	unsigned int i;
 
 	for (i = 0; i < TRACE_COMM - 1 && comm[i]; i++)
-		text[i] = comm[i] >= ' ' && comm[i] <= '~' ? comm[i] : '?';
+		text[i] = plain_char(comm[i]);
 	text[i] = '\0';
 	return text;
+}
+
+void trace_print_file(const struct trace_file *file)
+{
+	fputs("sluicectl: tracing ", stderr);
+	for (const char *c = file->name; *c; c++)
+		fputc(plain_char(*c), stderr);
+	fputc('\n', stderr);
 }
 
 void trace_print_head(void)

@@ -21,8 +21,8 @@
 #define POLL_MS 200
 /* Events after which there is time for something else. */
 #define EVENTS_AT_ONCE 1024
-/* Of trace-event callbacks: stop consuming, for now or for good. */
-#define PAUSE (-EAGAIN)
+/* What show() returns to get out of ring_buffer__poll(). */
+#define PAUSE (-ECANCELED)
 
 struct tracer {
 	const struct ctl_options *options;
@@ -227,42 +227,64 @@ static int tell_rest(struct tracer *tracer)
 	return counts->lost || counts->unread || senders ? CTL_FAILED : 0;
 }
 
-static int trace(struct tracer *tracer, const struct trace_files *files)
+static void start(struct tracer *tracer)
 {
 	const struct sigaction action = { .sa_handler = interrupt };
-	const struct ctl_options *options = tracer->options;
-	int ret, ms, rest;
+	const double seconds = tracer->options->seconds;
+
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	tracer->since = now();
+	if (seconds > 0)
+		tracer->until = tracer->since + (__u64)(seconds * 1e9);
+}
+
+static void tell_start(const struct tracer *tracer,
+		       const struct trace_files *files)
+{
+	for (unsigned int i = 0; i < files->count; i++)
+		trace_print_file(&files->all[i]);
+	if (!tracer->options->json)
+		trace_print_head();
+	fflush(stdout);
+}
+
+/* What was told before the programs were detached. 0, or the exit code. */
+static int follow_rest(struct tracer *tracer)
+{
+	long shown;
+	int ret;
+
+	do {
+		shown = tracer->shown;
+		ret = follow(tracer, 0);
+	} while (!ret && shown != tracer->shown && !is_enough(tracer));
+	return ret;
+}
+
+static int trace(struct tracer *tracer, const struct trace_files *files)
+{
+	int ret, ms;
 
 	tracer->events =
 		ring_buffer__new(bpf_map__fd(tracer->bpf->maps.trace_events),
 				 show, tracer, NULL);
 	if (!tracer->events)
 		return refused("cannot map the events", errno);
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
-	tracer->since = now();
-	if (options->seconds > 0)
-		tracer->until = tracer->since + (__u64)(options->seconds * 1e9);
+	start(tracer);
 	ret = attach(tracer, files);
 	if (ret)
 		return ret;
-	for (unsigned int i = 0; i < files->count; i++)
-		fprintf(stderr, "sluicectl: tracing %s\n", files->all[i].name);
-	if (!options->json)
-		trace_print_head();
+	tell_start(tracer, files);
 	while (!ret && (ms = wait_ms(tracer)))
 		ret = follow(tracer, ms);
 	detach(tracer);
-	/* What came before that. */
-	do {
-		rest = tracer->shown;
-		ret = ret ? ret : follow(tracer, 0);
-	} while (!ret && rest != tracer->shown && !is_enough(tracer));
-	rest = tell_rest(tracer);
-	if (ret || rest)
+	if (!ret)
+		ret = follow_rest(tracer);
+	if (tell_rest(tracer) || ret)
 		return CTL_FAILED;
 	/* Who wants so many by then wants to know. */
-	return tracer->until && !interrupted && options->count &&
+	return tracer->until && tracer->options->count && !interrupted &&
 			       !is_enough(tracer) ?
 		       CTL_FAILED :
 		       0;

@@ -7,7 +7,6 @@
 #define CTL_TRACE_H
 
 #include <stdbool.h>
-#include <stdio.h>
 
 #include <trace.h>
 
@@ -34,6 +33,8 @@ void trace_files_free(struct trace_files *files);
 /* The lane of that name; -1: there is none. */
 int trace_lane(const char *name);
 
+/* Which file is traced, on standard error. */
+void trace_print_file(const struct trace_file *file);
 void trace_print_head(void);
 /* `since` is the time that counts as 0. */
 void trace_print(const struct trace_event *event, __u64 since, bool json);
