@@ -58,8 +58,8 @@ listen_to_all()
 	pids[sluicectl]=$!
 }
 
-# Until it has attached to everything: bpftrace 0.24 and later say so, and may do it
-# by links that bpftool does not list.
+# Until it has attached to everything. A newer bpftrace (0.27) says so, and does it by
+# links that bpftool does not list.
 attached()
 {
 	local name=$1 want pid=${pids[$1]} tries=0
