@@ -270,6 +270,24 @@ one_line_for_what_is_seen_twice()
 	same files "$(grep -c tracing "$OUT/log.err")" 1
 }
 
+# The library by whatever name, and a program that was built to use it.
+through_the_shared_library()
+{
+	command -v "${CC:-cc}" >/dev/null || tap_skip 'no compiler'
+	test -z "${SLUICE_SANITIZER-}" || tap_skip 'not with a sanitizer'
+	"${CC:-cc}" -D_GNU_SOURCE -I"$SOURCE/include" -o "$OUT/tool" \
+		"$SOURCE/selftests/trace-tool.c" -L"$SLUICE_BUILD/lib" -lsluice
+	trace log "$SLUICE_BUILD/lib/libsluice.so"
+	LD_LIBRARY_PATH=$SLUICE_BUILD/lib "$OUT/tool" direct 20 32 0 >"$OUT/run-a"
+	LD_LIBRARY_PATH=$SLUICE_BUILD/lib "$OUT/tool" queued 30 99 0 >"$OUT/run-b"
+	"$TOOL" direct 10 32 0 >"$OUT/run-c" # is not linked to it
+	kill "$tracer"
+	ends 0
+	same direct "$(grep -cE ' tool +direct +32 ' "$OUT/log")" 20
+	same queued "$(grep -cE ' tool +queued +99 ' "$OUT/log")" 30
+	same all "$(wc -l <"$OUT/log")" 51
+}
+
 count_ends_it()
 {
 	trace log --count 7 "$TOOL"
@@ -414,7 +432,8 @@ for file in "$SOURCE/README.md" /dev/null / "$(command -v sluiced)" /bin/true; d
 done
 for name in needs_root finds_nothing every_message_in_every_lane filters_by_lane \
 	filters_by_process_and_endpoint first_message_to_who_sleeps \
-	finds_what_is_deleted one_line_for_what_is_seen_twice count_ends_it seconds_end_it \
+	finds_what_is_deleted one_line_for_what_is_seen_twice \
+	through_the_shared_library count_ends_it seconds_end_it \
 	says_what_it_lost says_whom_it_forgot shows_no_control_characters \
 	says_what_is_damaged full_disk; do
 	tap_case "${name//_/ }" whole $name
