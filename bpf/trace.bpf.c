@@ -86,7 +86,10 @@ int trace_send(struct pt_regs *ctx)
 	return 0;
 }
 
-/* False: it is not known. */
+/*
+ * False: it is not known. It may never have been, or else be forgotten once the map
+ * was full, or nearly: each CPU keeps some free entries for itself.
+ */
 static __always_inline bool find_sender(const struct trace_key *key,
 					struct trace_sender *sender)
 {
@@ -95,8 +98,11 @@ static __always_inline bool find_sender(const struct trace_key *key,
 	if (!key->endpoint)
 		return false;
 	found = bpf_map_lookup_elem(&trace_sent, key);
-	if (!found)
+	if (!found) {
+		if (trace_counts.sent - trace_counts.paired > TRACE_SENT / 2)
+			count(&trace_counts.forgotten);
 		return false;
+	}
 	*sender = *found;
 	if (!bpf_map_delete_elem(&trace_sent, key))
 		count(&trace_counts.paired);

@@ -49,6 +49,7 @@ struct trace_event {
 struct trace_counts {
 	__u64 sent; /* put into trace_sent, each message once */
 	__u64 paired; /* found there, and taken out */
+	__u64 forgotten; /* received, and no longer there: maybe, see trace.bpf.c */
 	__u64 lost; /* to be shown, but trace_events was full */
 	__u64 unread; /* whose arguments could not be read */
 };

@@ -238,9 +238,9 @@ finds_what_is_deleted()
 	cp "$(command -v sluicecat)" "$OUT/cat"
 	talk a 5 "$OUT/cat"
 	rm "$OUT/cat"
-	trace log --json
-	grep -F "tracing $OUT/cat (deleted)" "$OUT/log.err"
+	trace log --json --pid "$sender"
 	heard 5 log
+	grep -F "tracing $OUT/cat (deleted)" "$OUT/log.err"
 }
 
 # The same file, as two containers see it.

@@ -12,7 +12,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <trace.skel.h>
 
@@ -194,37 +193,22 @@ static int wait_ms(const struct tracer *tracer)
 	return left < POLL_MS ? (int)left : POLL_MS;
 }
 
-/* How many were sent and neither received nor are still on their way. */
-static __u64 forgotten(const struct tracer *tracer)
-{
-	const struct trace_counts *counts = &tracer->bpf->bss->trace_counts;
-	const int map = bpf_map__fd(tracer->bpf->maps.trace_sent);
-	struct trace_key key, *before = NULL;
-	__u64 left = 0;
-
-	while (!bpf_map_get_next_key(map, before, &key)) {
-		before = &key;
-		left++;
-	}
-	return counts->sent - counts->paired - left;
-}
-
 /* After the last event. 0, or CTL_FAILED: the log has holes. */
 static int tell_rest(struct tracer *tracer)
 {
 	const struct trace_counts *counts = &tracer->bpf->bss->trace_counts;
-	const __u64 senders = forgotten(tracer);
 
 	tell_lost(tracer);
 	if (counts->unread)
 		ctl_failed("could not read what %llu probes said",
 			   (unsigned long long)counts->unread);
-	if (senders)
-		ctl_failed(
-			"forgot who sent %llu messages: more than %d were on "
-			"their way",
-			(unsigned long long)senders, TRACE_SENT);
-	return counts->lost || counts->unread || senders ? CTL_FAILED : 0;
+	if (counts->forgotten)
+		ctl_failed("forgot who sent %llu messages: too many were on "
+			   "their way",
+			   (unsigned long long)counts->forgotten);
+	return counts->lost || counts->unread || counts->forgotten ?
+		       CTL_FAILED :
+		       0;
 }
 
 static void start(struct tracer *tracer)
