@@ -50,7 +50,7 @@ SANITIZE := $(SANITIZE_$(SANITIZER))
 
 # What a fresh Debian 12 may lack. diffutils, sed and the like are essential.
 PACKAGES := gcc make libc6-dev g++ binutils libjansson-dev liburing-dev \
-	libbpf-dev libinih-dev libcap-ng-dev libsystemd-dev systemtap-sdt-dev \
+	libbpf-dev libelf-dev libinih-dev libcap-ng-dev libsystemd-dev systemtap-sdt-dev \
 	pkg-config clang bpftool bpftrace spin gnuplot-nox clang-format shellcheck \
 	python3 perl strace curl socat nginx-light mandoc abigail-tools \
 	dwarves
@@ -133,7 +133,8 @@ OWN_TEST := -Iselftests -Iuser/lib -Ibpf -I$(O)/gen
 OWN_DAEMON := -I$(O)/gen -Ibpf -DSLUICE_VERSION='"$(VERSION)"'
 $(O)/obj/user/lib/%.o: OWN = $(OWN_LIB)
 $(O)/obj/user/daemon/%.o: OWN = $(OWN_DAEMON)
-$(O)/obj/user/ctl/%.o: OWN = -Ibpf -Iuser/daemon
+OWN_CTL := -I$(O)/gen -Ibpf -Iuser/daemon -DSLUICE_LIBRARY='"$(LIBDIR)/$(SONAME)"'
+$(O)/obj/user/ctl/%.o: OWN = $(OWN_CTL)
 $(O)/obj/selftests/%.o: OWN = $(OWN_TEST)
 $(O)/obj/selftests/redirect%.o: OWN = $(OWN_TEST) -Iuser/daemon
 
@@ -147,7 +148,7 @@ BPF_FLAGS := --target=bpf -mcpu=v3 -std=gnu11 -O2 -g -Wall -Wextra \
 
 # Every object depends on the flags, every link on the list of sources: each is
 # a file that is written anew only when its contents change.
-FLAGS := $(CC) $(SLUICE_CFLAGS) $(OWN_LIB) $(OWN_DAEMON) $(OWN_TEST) $(CPPFLAGS) $(CFLAGS) \
+FLAGS := $(CC) $(SLUICE_CFLAGS) $(OWN_LIB) $(OWN_DAEMON) $(OWN_CTL) $(OWN_TEST) $(CPPFLAGS) $(CFLAGS) \
 	$(LDFLAGS) $(CLANG) $(BPF_FLAGS)
 SOURCES := $(LIB_SRC) $(BENCH_SRC) $(DAEMON_SRC) $(CAT_SRC) \
 	$(CTL_SRC) $(HELPER_SRC)
@@ -171,7 +172,7 @@ $(O)/ready: Makefile | $(O)
 	for need in stdio.h:libc6-dev linux/types.h:linux-libc-dev \
 			jansson.h:libjansson-dev liburing.h:liburing-dev \
 			bpf/libbpf.h:libbpf-dev ini.h:libinih-dev \
-			cap-ng.h:libcap-ng-dev sys/sdt.h:systemtap-sdt-dev \
+			cap-ng.h:libcap-ng-dev gelf.h:libelf-dev sys/sdt.h:systemtap-sdt-dev \
 			systemd/sd-daemon.h:libsystemd-dev; do \
 		test -n "$$missing" && break; \
 		echo "#include <$${need%:*}>" | \
@@ -211,7 +212,7 @@ $(O)/gen/%.skel.h: $(O)/bpf/%.bpf.o | $(O)/gen
 -include $(BPF_OBJECTS:.o=.d)
 
 # Skeletons are there before the first dependency files say who needs them.
-$(call obj,$(DAEMON_SRC)): | $(SKELETONS)
+$(call obj,$(DAEMON_SRC) $(CTL_SRC)): | $(SKELETONS)
 
 # Linking -----------------------------------------------------------------
 
@@ -251,7 +252,7 @@ $(O)/bin/sluicecat: LIBS = -ljansson -luring
 $(O)/bin/sluicecat: $(call obj,$(CAT_SRC)) $(LIB) $(O)/sources | $(O)/bin
 	$(LINK_PROGRAM)
 
-$(O)/bin/sluicectl: LIBS = -ljansson -lbpf -luring
+$(O)/bin/sluicectl: LIBS = -ljansson -lbpf -lelf -luring
 $(O)/bin/sluicectl: $(call obj,$(CTL_SRC) user/daemon/counts.c) $(LIB) $(O)/sources | $(O)/bin
 	$(LINK_PROGRAM)
 
@@ -369,7 +370,8 @@ format:
 	$(Q)CLANG_FORMAT="$(CLANG_FORMAT)" selftests/lint.sh --format
 
 ## deps: installs the Debian packages that are missing
-deps: $(O)/deps $(if $(shell command -v promtool),,$(O)/tools/promtool)
+deps: $(O)/deps $(if $(shell command -v promtool),,$(O)/tools/promtool) \
+	$(O)/tools/bpftrace
 
 $(O)/deps: NEEDED = $(PACKAGES)
 $(O)/deps-vm: NEEDED = $(VM_PACKAGES)
@@ -401,6 +403,13 @@ $(O)/tools/promtool: | $(O)/deps
 	$(call say,DEPS,$(@F))
 	@selftests/unpack.sh prometheus usr/bin/promtool $(@D) || \
 		echo 'sluice: no promtool: the test that needs it is skipped' >&2
+
+# A newer one than this Debian's, beside it.
+$(O)/tools/bpftrace: | $(O)/deps
+	$(call say,DEPS,$@)
+	@mkdir -p $(@D); \
+	found=$$(selftests/vm/fetch bpftrace) && ln -sfn "$$found/bpftrace" $@ || \
+		echo "sluice: $$found: the newer bpftrace is not tested" >&2
 
 # Manual pages ------------------------------------------------------------
 

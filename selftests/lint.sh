@@ -97,15 +97,15 @@ check_includes()
 	libc+='utmp|wait|wchar|wctype|wordexp|x86intrin|'
 	libc+='(arpa|asm|linux|net|netinet|sys)/[a-z_0-9]+)\.h'
 	includes include "$libc|sluice/(uapi|control|sluice|endpoint|hot)\.h"
-	includes bpf "$libc|bpf/[a-z_]+\.h|sluice/uapi\.h|vmlinux\.h"
+	includes bpf "$libc|bpf/[a-z_]+(\.bpf)?\.h|sluice/uapi\.h|vmlinux\.h"
 	includes vmlinux "linux/types\.h"
 	includes user/lib "$libc|sluice/(uapi|control|sluice|endpoint|hot|uring)\.h"
 	includes user/daemon "$libc|bpf/[a-z_]+\.h|(connect|conns|guard|sockets|sockmap|steer|stream|uring)\.skel\.h|(connect|guard|sockmap|steer|stream|uring)\.h|liburing\.h|sluice/uapi\.h|ini\.h|cap-ng\.h|systemd/sd-daemon\.h"
 	for tree in bench examples; do
 		includes user/$tree "$libc|$tools|sluice/(uapi|sluice|uring)\.h"
 	done
-	# Reads the maps of the programs, some with sluiced's own code.
-	includes user/ctl "$libc|$tools|sluice/(uapi|sluice)\.h|(steer|counts)\.h"
+	# Reads the maps of the programs, some with sluiced's own code; has one of its own.
+	includes user/ctl "$libc|$tools|sluice/(uapi|sluice)\.h|(steer|counts|trace)\.h|trace\.skel\.h|gelf\.h"
 }
 
 check_licences()

@@ -138,6 +138,8 @@ sluiced_runs()
 		stat -c %a /run/sluice/control
 		sluicectl status --interval 0
 		sluicectl probe bpf
+		sluicectl trace --seconds 0.1 2>&1 |
+			grep "tracing /usr/lib/.*/libsluice\.so\.0$"
 		kill $!
 		wait $!'
 }

@@ -125,6 +125,15 @@ semaphores()
 		END { exit bad }'
 }
 
+# libbpf 1.1 knows no index, such as 8@(%r9,%rax,8).
+arguments_are_in_registers()
+{
+	readelf -n "$LIBRARY" | grep ' Arguments: ' >"$TMPDIR/arguments"
+	test -s "$TMPDIR/arguments"
+	tap_fails grep -F '(' "$TMPDIR/arguments"
+	rm "$TMPDIR/arguments"
+}
+
 # The library's copy of the inlines, and every program that has them.
 inlines_have_none()
 {
@@ -160,6 +169,7 @@ tap_case 'each script says what it is for' scripts_have_a_head
 tap_case 'each script is run by a test' scripts_are_run
 tap_case 'the manual is clean' manual_is_clean
 tap_case 'each of the library has a semaphore' semaphores
+tap_case 'all they say is in registers' arguments_are_in_registers
 tap_case 'the inlines have no probe' inlines_have_none
 tap_case 'each is a nop' probes_are_nops
 tap_done

@@ -4,12 +4,17 @@
  *
  *	trace-tool LANE COUNT SIZE HOLD
  *
+ *	trace-tool burst COUNT
+ *
  * LANE is direct or queued, or steered or plain, which need the sluiced that
  * SLUICE_CONTROL names: an aware or a plain sender to a receiver that is steered. COUNT messages
  * of SIZE bytes with their number as tag; after those of a plain sender, one that is
  * too large for any landing slot. The last HOLD of them are not released. Prints what
  * both sides counted, as words of the form name=value. A receiver lets its sender
  * find the ring full: it reads on after the sender has been refused once.
+ *
+ * burst: COUNT messages in the direct lane, all of them sent before the first is
+ * received.
  */
 #include <errno.h>
 #include <stdbool.h>
@@ -218,12 +223,60 @@ static void receive(const struct plan *plan, int fd, int go, int result,
 	sluice_conn_close(conn);
 }
 
+/* Two ends in one process, whose rings take SLUICE_RING_SLOTS_MAX. */
+static void burst_pair(struct sluice_conn *conn[2])
+{
+	struct sluice_conn_info info;
+	int ends[2], i, r;
+
+	options.flags = SLUICE_F_AWARE;
+	options.ring_slots = SLUICE_RING_SLOTS_MAX;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends))
+		die("socketpair", -errno);
+	for (i = 0; i < 2; i++) {
+		r = sluice_conn_from_fd(&conn[i], ends[i], &options);
+		if (r)
+			die("conn", r);
+	}
+	do { /* each look may send what the other waits for */
+		for (i = 0; i < 2; i++)
+			sluice_wait(conn[i], SLUICE_RECV, 0);
+		sluice_conn_info(conn[0], &info);
+	} while (info.tx_lane != SLUICE_LANE_DIRECT);
+}
+
+static int burst(uint32_t count)
+{
+	struct sluice_conn *conn[4][2];
+	uint32_t i, j, of = SLUICE_RING_SLOTS_MAX;
+	struct sluice_msg msg;
+	int r = 0;
+
+	if (count > 4 * of)
+		return 2;
+	for (i = 0; i < 4; i++)
+		burst_pair(conn[i]);
+	for (i = 0; i < count && !r; i++)
+		r = sluice_send(conn[i / of][0], &i, sizeof(i), i, 0);
+	if (r)
+		die("send", r);
+	for (i = 0; i < count; i++)
+		if (sluice_recv(conn[i / of][1], &msg) != 1 || msg.tag != i)
+			die("recv", -EBADMSG);
+	for (i = 0; i < 4; i++)
+		for (j = 0; j < 2; j++)
+			sluice_conn_close(conn[i][j]);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct plan plan;
 	int ends[2], go[2], result[2], done[2], status;
 	pid_t child;
 
+	if (argc == 3 && !strcmp(argv[1], "burst"))
+		return burst((uint32_t)atoi(argv[2]));
 	if (argc != 5) {
 		fprintf(stderr, "usage: trace-tool LANE COUNT SIZE HOLD\n");
 		return 2;

@@ -6,8 +6,8 @@
  *	main.c      command line
  *	control.c   talks to sluiced
  *	pins.c      reads the pinned maps
- *	status.c, top.c, doctor.c, drain.c, unload.c, uring.c,
- *	probe-print.c   the commands
+ *	status.c, top.c, trace.c, doctor.c, drain.c, unload.c,
+ *	uring.c, probe-print.c   the commands
  *	probe*.c    what the kernel can do; bpf-insn.h
  */
 #ifndef CTL_CTL_H
@@ -39,6 +39,10 @@ struct ctl_options {
 	int pid; /* 0: none; likewise, less than 0: */
 	int ring_fd;
 	__u64 match, mask; /* of user_data */
+	__u64 endpoint; /* 0: all */
+	const char *lane;
+	long count; /* 0: without end; likewise: */
+	double seconds;
 	char **operands; /* ends with NULL */
 };
 
@@ -52,7 +56,7 @@ struct ctl_command {
 };
 
 extern const struct ctl_command ctl_probe, ctl_status, ctl_doctor, ctl_top,
-	ctl_drain, ctl_unload, ctl_uring;
+	ctl_trace, ctl_drain, ctl_unload, ctl_uring;
 
 /* Complains and returns CTL_USAGE. */
 int ctl_usage(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -4,6 +4,7 @@
  */
 #include "ctl.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
@@ -14,8 +15,8 @@
 #include <time.h>
 
 static const struct ctl_command *const commands[] = {
-	&ctl_probe, &ctl_status, &ctl_top,   &ctl_doctor,
-	&ctl_drain, &ctl_unload, &ctl_uring,
+	&ctl_probe,  &ctl_status, &ctl_top,    &ctl_trace,
+	&ctl_doctor, &ctl_drain,  &ctl_unload, &ctl_uring,
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -34,6 +35,10 @@ static const struct option long_options[] = {
 	{ "pid", required_argument, NULL, 'P' },
 	{ "fd", required_argument, NULL, 'F' },
 	{ "user-data", required_argument, NULL, 'u' },
+	{ "endpoint", required_argument, NULL, 'e' },
+	{ "lane", required_argument, NULL, 'L' },
+	{ "count", required_argument, NULL, 'N' },
+	{ "seconds", required_argument, NULL, 'S' },
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
 };
@@ -111,13 +116,16 @@ static int seconds_parse(const char *name, const char *text, double *seconds)
 	return 0;
 }
 
-static int rounds_parse(const char *text, long *rounds)
+static int count_parse(const char *name, const char *text, long most,
+		       long *count)
 {
 	char *end;
 
-	*rounds = strtol(text, &end, 10);
-	if (end == text || *end || *rounds < 1 || *rounds > 1000000)
-		return ctl_usage("bad rounds \"%s\": want 1 to 1000000", text);
+	errno = 0;
+	*count = strtol(text, &end, 10);
+	if (errno || end == text || *end || *count < 1 || *count > most)
+		return ctl_usage("bad %s \"%s\": want 1 to %ld", name, text,
+				 most);
 	return 0;
 }
 
@@ -150,6 +158,20 @@ static int match_parse(const char *text, struct ctl_options *options)
 	return 0;
 }
 
+/* As sluicectl trace --json writes it. */
+static int endpoint_parse(const char *text, __u64 *endpoint)
+{
+	char *end;
+
+	errno = 0;
+	*endpoint = strtoull(text, &end, 16);
+	if (errno || *end || !isxdigit(text[0]) || !*endpoint)
+		return ctl_usage("bad endpoint \"%s\": want a hexadecimal "
+				 "number",
+				 text);
+	return 0;
+}
+
 static int option_set(struct ctl_options *options, int option)
 {
 	switch (option) {
@@ -175,7 +197,21 @@ static int option_set(struct ctl_options *options, int option)
 		options->sort = optarg;
 		break;
 	case 'n':
-		return rounds_parse(optarg, &options->rounds);
+		return count_parse("rounds", optarg, 1000000, &options->rounds);
+	case 'N':
+		return count_parse("count", optarg, LONG_MAX, &options->count);
+	case 'S':
+		if (seconds_parse("seconds", optarg, &options->seconds))
+			return CTL_USAGE;
+		return options->seconds > 0 ?
+			       0 :
+			       ctl_usage("bad seconds \"%s\": want more than 0",
+					 optarg);
+	case 'e':
+		return endpoint_parse(optarg, &options->endpoint);
+	case 'L':
+		options->lane = optarg;
+		break;
 	case 'i':
 		return seconds_parse("interval", optarg, &options->interval);
 	case 't':

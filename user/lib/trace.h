@@ -11,6 +11,8 @@
 #ifndef SLUICE_TRACE_H
 #define SLUICE_TRACE_H
 
+/* Constants or registers: no tracer understands all that may be said of memory. */
+#define STAP_SDT_ARG_CONSTRAINT nr
 #define _SDT_HAS_SEMAPHORES 1
 #define SDT_USE_VARIADIC 1
 #include <sys/sdt.h>

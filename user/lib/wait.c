@@ -120,6 +120,7 @@ void conn_disarm(struct sluice_conn *conn)
 	if (!core->armed)
 		return;
 	TRACE(wake, core, TRACE_SELF(core));
+	trace_follow(conn); /* before the inlines take what it was woken for */
 	core->armed = false;
 	steer_disarm(core);
 	if (core->set)
@@ -398,7 +399,6 @@ int sluice_wait(struct sluice_conn *conn, uint32_t what, int64_t timeout_ns)
 		return r;
 	if (!what || what & ~(SLUICE_RECV | SLUICE_SEND))
 		return -EINVAL;
-	trace_follow(conn);
 	if (core->uring)
 		return -EBUSY; /* what comes is the ring's to say */
 	trace_follow(conn);
