@@ -161,12 +161,16 @@ static bool look_at_socket(uint32_t conn)
 {
 	uint32_t *word = steer_word(r.ring, conn);
 	static uint8_t bytes[9000];
-	static unsigned int looks;
+	static unsigned int looks[CONNS_MAX];
 	ssize_t len;
 
-	/* A grant that is taken back at once is one that nobody gets to use. */
+	/*
+	 * A grant that is taken back at once is one that nobody gets to use. Each
+	 * conn has its turn: with one count for all of them it could be that of the
+	 * same one for ever.
+	 */
 	if (__atomic_load_n(word, __ATOMIC_SEQ_CST) == SLUICE_STEER_GRANTED &&
-	    !r.about_to_sleep && ++looks % LOOKS_PER_GRANT)
+	    !r.about_to_sleep && ++looks[conn] % LOOKS_PER_GRANT)
 		return false;
 	swap_word(word, SLUICE_STEER_GRANTED, SLUICE_STEER_HOLD);
 	if (__atomic_load_n(word, __ATOMIC_SEQ_CST) != SLUICE_STEER_HOLD)
