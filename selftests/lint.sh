@@ -100,7 +100,7 @@ check_includes()
 	includes bpf "$libc|bpf/[a-z_]+(\.bpf)?\.h|sluice/uapi\.h|vmlinux\.h"
 	includes vmlinux "linux/types\.h"
 	includes user/lib "$libc|sluice/(uapi|control|sluice|endpoint|hot|uring)\.h"
-	includes user/daemon "$libc|bpf/[a-z_]+\.h|(connect|conns|guard|sockets|sockmap|steer|stream|uring)\.skel\.h|(connect|guard|sockmap|steer|stream|uring)\.h|liburing\.h|sluice/uapi\.h|ini\.h|cap-ng\.h|systemd/sd-daemon\.h"
+	includes user/daemon "$libc|bpf/[a-z_]+\.h|(connect|conns|guard|sockets|sockmap|steer|stream|switch|uring)\.skel\.h|(connect|guard|sockmap|steer|stream|switch|uring)\.h|liburing\.h|sluice/uapi\.h|ini\.h|cap-ng\.h|systemd/sd-daemon\.h"
 	for tree in bench examples; do
 		includes user/$tree "$libc|$tools|sluice/(uapi|sluice|uring)\.h"
 	done

@@ -248,5 +248,5 @@ tap_case 'path: stream' path_is stream yes 'relay: a side may half-close'
 tap_case 'path: dgram' path_is dgram no \
 	'relay: the kernel would split datagrams'
 tap_case 'path: seqpacket' path_is seqpacket no \
-	'relay: the kernel takes no seqpacket'
+	'relay: sockmap takes no seqpacket'
 tap_done

@@ -75,7 +75,7 @@ good_configs()
 		'conns_per_endpoint=1' 'map_bytes_per_uid = 2G' \
 		'map_bytes_per_endpoint = 123456' 'clients_per_uid = 1' \
 		'[daemon]' 'grace_seconds = 0' 'sweep_seconds = 1' \
-		'log_level = debug' 'unload = yes'
+		'log_level = debug' 'switch = user' 'unload = yes'
 	sluiced --config "$SOURCE/user/daemon/sluiced.conf" --check-config
 }
 
@@ -118,6 +118,7 @@ bad_values()
 	done
 	bad 2 'map_bytes_per_uid = 1025T: is out of range' '[limits]' 'map_bytes_per_uid = 1025T'
 	bad 2 'log_level = 3: must be error' '[daemon]' 'log_level = 3'
+	bad 2 'switch = bpf: must be auto' '[daemon]' 'switch = bpf'
 	bad 2 'unload = 1: must be yes or no' '[daemon]' 'unload = 1'
 	bad 2 'conn_counts = on: must be yes or no' '[bpf]' 'conn_counts = on'
 	group=$(printf '%070d' 0)

@@ -16,6 +16,10 @@
 #include <stdio.h>
 #include <string.h>
 
+/* As user/daemon/loop.c has it: what libbpf of Debian 12 does not say. */
+#define SLEEPABLE (1u << 4)
+#define LINK (1u << 13)
+
 static int silent(enum libbpf_print_level level, const char *format,
 		  va_list args)
 {
@@ -35,12 +39,13 @@ static void choose(struct bpf_object *object, const char *wanted)
 		const char *name = bpf_program__name(program);
 
 		bpf_program__set_autoload(program, !strcmp(name, wanted));
+		if (bpf_program__type(program) == BPF_PROG_TYPE_STRUCT_OPS)
+			bpf_program__set_flags(program, SLEEPABLE);
 	}
 	bpf_object__for_each_map(map, object)
 	{
-		/* its programs would have to be loaded, all of them */
 		if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
-			bpf_map__set_autocreate(map, false);
+			bpf_map__set_map_flags(map, LINK);
 	}
 }
 

@@ -139,7 +139,7 @@ struct sluice_control_service {
 	__u64 refused; /* of those, over a limit or without a backend */
 	__u64 bytes[2]; /* read and written by sluiced */
 	__u64 messages[2];
-	__u64 kernel_bytes[2]; /* redirected */
+	__u64 kernel_bytes[2]; /* redirected, or by the in-kernel switch */
 	__u64 kernel_messages[2];
 };
 

@@ -72,7 +72,7 @@ const struct probe_feature probe_features[] = {
 	{ "uring-sockopt", "the same through io_uring", USE_SERVICES, false,
 	  probe_uring_sockopt },
 	{ "arena", "BPF arena", USE_SERVICES, false, probe_arena },
-	{ "uring-ops", "BPF runs the io_uring loop: io_uring_bpf_ops",
+	{ "uring-ops", "BPF runs the io_uring loop: the in-kernel switch",
 	  USE_SERVICES, false, probe_uring_ops },
 	/* tracing */
 	{ "tp-io-uring", "BPF sees io_uring submissions: tp_btf", USE_TRACING,

@@ -62,7 +62,7 @@ static const char *path_text(const struct sluice_control_service *s)
 	if (s->type == SOCK_DGRAM)
 		return "relay: the kernel would split datagrams";
 	if (s->type == SOCK_SEQPACKET)
-		return "relay: the kernel takes no seqpacket";
+		return "relay: sockmap takes no seqpacket";
 	if (s->flags & SLUICE_SERVICE_F_HALF_CLOSE)
 		return "relay: a side may half-close";
 	return "relay: this kernel does not redirect";

@@ -203,11 +203,8 @@ static void fill_carried(const struct service *service,
 {
 	struct carried carried = service->carried;
 
-	for (struct visit *visit = service->visits; visit;
-	     visit = visit->next) {
-		if (visit->redirect)
-			visit_add_carried(visit, &carried);
-	}
+	for (struct visit *visit = service->visits; visit; visit = visit->next)
+		visit_add_carried(visit, &carried);
 	for (int i = 0; i < 2; i++) {
 		record->kernel_bytes[i] = carried.bytes[i];
 		record->kernel_messages[i] = carried.messages[i];

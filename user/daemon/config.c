@@ -31,11 +31,16 @@ static const struct choice {
 	{ { "round-robin", BALANCE_ROUND_ROBIN },
 	  { "least-connections", BALANCE_LEAST },
 	  { "hash-uid", BALANCE_HASH_UID } },
+#define ENGINES 3
+	{ { "auto", SWITCH_ENGINE_AUTO },
+	  { "kernel", SWITCH_ENGINE_KERNEL },
+	  { "user", SWITCH_ENGINE_USER } },
 };
 static const char *const choices_text[] = {
 	"must be error, warning, info or debug",
 	"must be stream, seqpacket or dgram",
 	"must be round-robin, least-connections or hash-uid",
+	"must be auto, kernel or user",
 };
 
 static const struct key {
@@ -70,6 +75,7 @@ static const struct key {
 	KEY("daemon.grace_seconds", NUMBER, grace_seconds, 0, 3600),
 	KEY("daemon.sweep_seconds", NUMBER, sweep_seconds, 1, 86400),
 	KEY("daemon.log_level", CHOICE, log_level, LEVELS, 0),
+	KEY("daemon.switch", CHOICE, switch_engine, ENGINES, 0),
 	KEY("daemon.unload", BOOLEAN, unload, 0, 0),
 	KEY("metrics.socket", PATH, metrics_socket, 0, 0),
 	KEY("metrics.mode", OCTAL, metrics_mode, 0, 0777),

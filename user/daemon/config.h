@@ -36,6 +36,12 @@ struct paths {
 	char path[PATHS_MAX][SERVICE_PATH_SIZE];
 };
 
+enum switch_engine {
+	SWITCH_ENGINE_AUTO,
+	SWITCH_ENGINE_KERNEL,
+	SWITCH_ENGINE_USER
+};
+
 enum balance { BALANCE_ROUND_ROBIN, BALANCE_LEAST, BALANCE_HASH_UID };
 
 /* [service NAME] */
@@ -70,6 +76,7 @@ struct config {
 	uint64_t grace_seconds; /* in which an orphan must be claimed */
 	uint64_t sweep_seconds; /* from one look for dead sockets to the next */
 	enum log_level log_level;
+	enum switch_engine switch_engine;
 	bool unload; /* at the end, remove the pins */
 	/* [metrics] */
 	char metrics_socket[108]; /* empty: none */

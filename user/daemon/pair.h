@@ -24,4 +24,9 @@ struct traffic {
 	_Atomic uint64_t messages[2]; /* of a stream: pieces */
 };
 
+/* What passed within the kernel. */
+struct carried {
+	uint64_t bytes[2], messages[2];
+};
+
 #endif

@@ -18,6 +18,7 @@
 #include "client.h"
 #include "foreign.h"
 #include "log.h"
+#include "loop.h"
 #include "metrics.h"
 #include "options.h"
 #include "privileges.h"
@@ -72,16 +73,19 @@ static void keep_fixed(const struct config *old, struct config *new)
 	    strcmp(old->group, new->group) ||
 	    strcmp(old->pin_dir, new->pin_dir) ||
 	    old->conn_counts != new->conn_counts ||
+	    old->switch_engine != new->switch_engine ||
 	    strcmp(old->metrics_socket, new->metrics_socket) ||
 	    old->metrics_mode != new->metrics_mode ||
 	    strcmp(old->metrics_group, new->metrics_group))
-		log_warning("paths, modes and groups of sockets, pin_dir and "
-			    "conn_counts change at the next start only");
+		log_warning(
+			"paths, modes and groups of sockets, pin_dir, "
+			"conn_counts and switch change at the next start only");
 	strcpy(new->path, old->path);
 	new->mode = old->mode;
 	strcpy(new->group, old->group);
 	strcpy(new->pin_dir, old->pin_dir);
 	new->conn_counts = old->conn_counts;
+	new->switch_engine = old->switch_engine;
 	strcpy(new->metrics_socket, old->metrics_socket);
 	new->metrics_mode = old->metrics_mode;
 	strcpy(new->metrics_group, old->metrics_group);
@@ -195,6 +199,26 @@ static int start_loop(struct server *server)
 	return r ? r : server_watch(server, &server->jobs, EPOLLIN);
 }
 
+/* 0, or -errno if it must be there and cannot. */
+static int load_switch(struct server *server)
+{
+	enum switch_engine engine = server->config.switch_engine;
+	int r;
+
+	if (engine == SWITCH_ENGINE_USER)
+		return 0;
+	r = loop_load(&server->loop);
+	if (!r)
+		return 0;
+	if (engine == SWITCH_ENGINE_AUTO) {
+		log_debug("the switch is in user space: %s", strerror(-r));
+		return 0;
+	}
+	log_error("switch = kernel: %s (see uring-ops in sluicectl probe)",
+		  strerror(-r));
+	return r;
+}
+
 static int open_programs(struct server *server)
 {
 	int r = programs_open(&server->programs, server->config.pin_dir,
@@ -210,7 +234,7 @@ static int open_programs(struct server *server)
 	programs_open_stream(&server->programs);
 	intercepts_open(&server->intercepts);
 	urings_open(&server->urings, server->config.pin_dir);
-	return 0;
+	return load_switch(server);
 }
 
 int server_start(struct server *server)
@@ -346,6 +370,7 @@ void server_stop(struct server *server)
 	metrics_remove(server);
 	free_gone(server);
 	services_stop(server);
+	loop_unload(server->loop);
 	if (server->worker)
 		worker_stop(server->worker);
 	if (server->worker && server->config.unload)

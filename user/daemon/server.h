@@ -53,6 +53,7 @@ struct server {
 	const struct options *options; /* to read it again */
 	struct programs programs;
 	struct sockmap sockmap;
+	struct loop_program *loop; /* of the in-kernel switch, or NULL */
 	int sockmap_error; /* why it cannot be used: -errno */
 	struct worker *worker;
 	struct tables tables;

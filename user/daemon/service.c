@@ -240,7 +240,8 @@ static void start(struct server *server)
 	services->started = true;
 	r = watch_events(server, &services->switched, visit_on_switched);
 	if (!r)
-		r = switch_start(&services->switcher, services->switched.fd);
+		r = switch_start(&services->switcher, services->switched.fd,
+				 server->loop);
 	if (r)
 		log_error("services have no user-space switch: io_uring: %s",
 			  strerror(-r));

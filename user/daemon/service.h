@@ -84,11 +84,6 @@ struct visit {
 	unsigned int moves; /* from one backend to another */
 };
 
-/* By redirection, in the kernel. */
-struct carried {
-	uint64_t bytes[2], messages[2];
-};
-
 struct service {
 	struct source source; /* first: what is watched */
 	struct service *next;
@@ -191,7 +186,7 @@ void visit_end(struct visit *visit);
 int handed_note(struct visit *visit);
 void handed_forget(struct visit *visit);
 bool visit_may_redirect(const struct service *service);
-/* Adds what the kernel has carried for a REDIRECT. */
+/* Adds what the kernel has carried for it. */
 void visit_add_carried(const struct visit *visit, struct carried *carried);
 /* Those that wait for a backend. */
 void visit_retry(struct service *service);

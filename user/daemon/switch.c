@@ -18,6 +18,7 @@ struct switcher {
 	struct switch_event *events, **events_last;
 	int event_fd;
 	unsigned int count, next;
+	const struct loop_program *program; /* of the in-kernel switch, or NULL */
 	struct thread threads[THREADS_MAX];
 };
 
@@ -80,7 +81,7 @@ static void *run(void *arg)
 {
 	struct thread *thread = arg;
 
-	thread->error = thread_open(thread);
+	thread->error = thread_open(thread, thread->switcher->program);
 	sem_post(&thread->started);
 	if (thread->error)
 		return NULL;
@@ -126,7 +127,8 @@ static int start_thread(struct switcher *switcher, struct thread *thread)
 	return thread->error;
 }
 
-int switch_start(struct switcher **result, int event_fd)
+int switch_start(struct switcher **result, int event_fd,
+		 const struct loop_program *program)
 {
 	struct switcher *switcher = calloc(1, sizeof(*switcher));
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
@@ -137,6 +139,7 @@ int switch_start(struct switcher **result, int event_fd)
 		return -ENOMEM;
 	pthread_mutex_init(&switcher->lock, NULL);
 	switcher->event_fd = event_fd;
+	switcher->program = program;
 	switcher->events_last = &switcher->events;
 	sigfillset(&all); /* signals are the main thread's */
 	pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -203,5 +206,10 @@ struct switch_event *switch_events(struct switcher *switcher)
 
 void switch_free(struct pair *pair)
 {
-	free(pair);
+	pair_free(pair);
+}
+
+void switch_carried(const struct pair *pair, struct carried *carried)
+{
+	pair_carried(pair, carried);
 }

@@ -39,9 +39,14 @@ struct switch_event {
 
 struct switcher;
 struct pair;
+struct loop_program;
 
-/* Starts the threads. 0 or -errno: -ENOSYS, -EPERM: no io_uring here. */
-int switch_start(struct switcher **switcher, int event_fd);
+/*
+ * Starts the threads, with the in-kernel switch if there is a program, which must
+ * outlive them. 0 or -errno: -ENOSYS, -EPERM: no io_uring here.
+ */
+int switch_start(struct switcher **switcher, int event_fd,
+		 const struct loop_program *program);
 
 /*
  * Carries between two connected, blocking sockets. Takes the fds, unless it
@@ -55,6 +60,8 @@ void switch_drop(struct pair *pair); /* SWITCH_DONE follows */
 
 /* A list of events, or NULL. Each is part of its pair: switch_free() it. */
 struct switch_event *switch_events(struct switcher *switcher);
+/* Adds what the in-kernel switch has passed on for it. */
+void switch_carried(const struct pair *pair, struct carried *carried);
 /* A pair whose last event was taken. */
 void switch_free(struct pair *pair);
 

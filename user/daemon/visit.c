@@ -397,6 +397,10 @@ void visit_add_carried(const struct visit *visit, struct carried *carried)
 {
 	struct redirect_status status;
 
+	if (visit->pair)
+		switch_carried(visit->pair, carried);
+	if (!visit->redirect)
+		return;
 	redirect_read(visit->redirect, &status);
 	for (int i = 0; i < 2; i++) {
 		carried->bytes[i] += status.bytes[i];
@@ -434,6 +438,7 @@ void visit_on_switched(struct server *server, struct source *source,
 				   event->end == SWITCH_FDS ?
 					   "it sent fds" :
 					   "a message is too large");
+		visit_add_carried(visit, &visit->service->carried);
 		switch_free(visit->pair);
 		over(visit);
 	}

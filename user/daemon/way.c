@@ -21,26 +21,29 @@
 
 /* Pieces ------------------------------------------------------------------ */
 
-static void drop(struct thread *thread, struct piece *piece)
+static void drop(struct way *way, struct piece *piece)
 {
+	struct thread *thread = way->pair->thread;
 	int buffer = piece->buffer;
 
 	if (!piece->at)
 		return;
 	if (buffer == PIECE_OWN)
 		free(piece->at);
+	if (buffer == PIECE_HOME && piece->length > SWITCH_LARGEST)
+		ring_give_home_back(way);
 	piece->at = NULL;
 	if (buffer >= 0)
 		ring_give_back(thread, buffer);
 }
 
-/* Out of the thread's buffer, if there is memory. */
+/* Out of the thread's buffer, or the way's, if there is memory. */
 static void make_own(struct thread *thread, struct piece *piece)
 {
 	int buffer = piece->buffer;
 	unsigned char *copy;
 
-	if (!piece->at || buffer < 0)
+	if (!piece->at || (buffer < 0 && buffer != PIECE_HOME))
 		return;
 	copy = malloc(piece->length ? piece->length : 1);
 	if (!copy)
@@ -48,7 +51,8 @@ static void make_own(struct thread *thread, struct piece *piece)
 	memcpy(copy, piece->at, piece->length);
 	piece->at = copy;
 	piece->buffer = PIECE_OWN;
-	ring_give_back(thread, buffer);
+	if (buffer >= 0)
+		ring_give_back(thread, buffer);
 }
 
 static bool hung_up(int fd)
@@ -59,6 +63,23 @@ static bool hung_up(int fd)
 }
 
 /* Ends -------------------------------------------------------------------- */
+
+/* May the program pass on what comes? Only if nothing is left to look at here. */
+static void set_flowing(struct pair *pair)
+{
+	for (int i = 0; i < 2; i++) {
+		const struct way *way = &pair->ways[i];
+		struct switch_way *entry = way->entry;
+
+		if (!entry)
+			continue;
+		entry->in = way->in;
+		entry->out = way->out;
+		entry->flowing = pair->begun && !pair->ending &&
+				 !pair->waiting && !way->passed &&
+				 !way->data.at;
+	}
+}
 
 /* All that is under way completes at once. */
 static void end(struct pair *pair, enum switch_end how)
@@ -71,6 +92,7 @@ static void end(struct pair *pair, enum switch_end how)
 	if (pair->doomed)
 		return;
 	pair->ending = true;
+	set_flowing(pair);
 	shutdown(pair->ways[0].in, SHUT_RDWR);
 	shutdown(pair->ways[1].in, SHUT_RDWR);
 }
@@ -78,11 +100,13 @@ static void end(struct pair *pair, enum switch_end how)
 void pair_close(struct pair *pair)
 {
 	for (int i = 0; i < 2; i++) {
-		drop(pair->thread, &pair->ways[i].data);
-		drop(pair->thread, &pair->ways[i].held);
-		close(pair->ways[i].in);
+		struct way *way = &pair->ways[i];
+
+		drop(way, &way->data);
+		drop(way, &way->held);
+		close(way->in);
 	}
-	drop(pair->thread, &pair->first);
+	drop(&pair->ways[0], &pair->first);
 }
 
 static void leave_if_over(struct pair *pair)
@@ -122,8 +146,8 @@ static void receiver_gone(struct way *way)
 	way->passed = true;
 	way->failed = false;
 	shutdown(way->in, SHUT_RD);
-	drop(way->pair->thread, &way->data);
-	drop(way->pair->thread, &way->held);
+	drop(way, &way->data);
+	drop(way, &way->held);
 	end_if_both_passed(way->pair);
 }
 
@@ -132,7 +156,7 @@ static void receiver_gone(struct way *way)
 static void begin(struct pair *pair)
 {
 	pair->begun = true;
-	drop(pair->thread, &pair->first);
+	drop(&pair->ways[0], &pair->first);
 }
 
 /* A piece was sent to the backend: keep it if it is the only one. */
@@ -232,7 +256,7 @@ static void take_piece(struct way *way, struct piece piece)
 	if (way->from_backend && !pair->begun)
 		begin(pair);
 	if (way->passed) {
-		drop(pair->thread, &piece);
+		drop(way, &piece);
 	} else if (pair->waiting || way->data.at) {
 		way->held = piece;
 		make_own(pair->thread, &way->held);
@@ -266,18 +290,22 @@ static bool is_end(const struct way *way, int result)
 {
 	if (result)
 		return result < 0;
+	if (way->entry)
+		return !way->entry->control_size;
 	return way->pair->type == SOCK_STREAM || !way->header.msg_controllen;
 }
 
 static void on_receive(struct way *way, int result, struct piece piece)
 {
 	struct pair *pair = way->pair;
+	unsigned int flags = way->entry ? way->entry->flags :
+					  (unsigned int)way->header.msg_flags;
 
 	way->receiving = false;
 	if (pair->ending ||
 	    (result < 0 && result != -ENOBUFS && result != -EINTR &&
 	     result != -EAGAIN && result != -ECONNRESET)) {
-		drop(pair->thread, &piece);
+		drop(way, &piece);
 		if (!pair->ending)
 			receive_end(way);
 		return;
@@ -288,12 +316,11 @@ static void on_receive(struct way *way, int result, struct piece piece)
 		/* the reset is told once, and before what is queued */
 		pair->lost |= way->from_backend && result == -ECONNRESET;
 		ring_receive(way);
-	} else if (way->header.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) {
-		drop(pair->thread, &piece);
-		end(pair, way->header.msg_flags & MSG_CTRUNC ? SWITCH_FDS :
-							       SWITCH_SIZE);
+	} else if (flags & (MSG_CTRUNC | MSG_TRUNC)) {
+		drop(way, &piece);
+		end(pair, flags & MSG_CTRUNC ? SWITCH_FDS : SWITCH_SIZE);
 	} else if (is_end(way, result)) {
-		drop(pair->thread, &piece);
+		drop(way, &piece);
 		receive_end(way);
 	} else {
 		take_piece(way, piece);
@@ -335,7 +362,7 @@ static void on_sent(struct way *way, uint32_t bytes)
 	}
 	if (!way->from_backend && !pair->begun)
 		keep_first(way);
-	drop(pair->thread, &way->data);
+	drop(way, &way->data);
 	if (!pair->waiting)
 		next_piece(way);
 }
@@ -348,7 +375,7 @@ static void on_send(struct way *way, int result)
 	if (pair->ending)
 		return;
 	if (way->passed) {
-		drop(pair->thread, &way->data);
+		drop(way, &way->data);
 	} else if (result == -EAGAIN || result == -EINTR) {
 		make_own(pair->thread, &way->data);
 		ring_send(way, 0);
@@ -375,6 +402,44 @@ void pair_hung_up(struct way *way)
 		shutdown(way->out, SHUT_RDWR);
 }
 
+/* The in-kernel switch ------------------------------------------------------- */
+
+/*
+ * The program has sent what the way received, and that failed, or was cut short;
+ * the receive that was linked to it was not begun, and says nothing. From here on
+ * it is as if the thread had received and sent.
+ */
+static void take_over_send(struct way *way)
+{
+	struct switch_way *entry = way->entry;
+
+	way->receiving = false;
+	way->sending = true;
+	way->data = (struct piece){ way->home, entry->length, PIECE_HOME };
+	way->sent = 0;
+	entry->bytes -= entry->length;
+	entry->messages--;
+}
+
+static bool is_programs(const struct way *way)
+{
+	return way->entry && way->receiving && !way->sending;
+}
+
+void pair_carried(const struct pair *pair, struct carried *carried)
+{
+	for (int i = 0; i < 2; i++) {
+		const struct switch_way *entry = pair->ways[i].entry;
+
+		if (!entry)
+			continue;
+		carried->bytes[i] +=
+			__atomic_load_n(&entry->bytes, __ATOMIC_RELAXED);
+		carried->messages[i] +=
+			__atomic_load_n(&entry->messages, __ATOMIC_RELAXED);
+	}
+}
+
 /* Pairs ------------------------------------------------------------------- */
 
 struct pair *pair_new(struct thread *thread, int client, int backend, int type,
@@ -396,10 +461,19 @@ struct pair *pair_new(struct thread *thread, int client, int backend, int type,
 		way->in = i ? backend : client;
 		way->out = i ? client : backend;
 		way->from_backend = i;
+		if (type != SOCK_STREAM)
+			ring_give_entry(way);
 	}
 	set_timestamps(pair, client);
 	set_timestamps(pair, backend);
 	return pair;
+}
+
+void pair_free(struct pair *pair)
+{
+	for (int i = 0; i < 2; i++)
+		ring_take_entry(&pair->ways[i]);
+	free(pair);
 }
 
 void pair_handle(struct pair *pair, enum letter_type type, int fd)
@@ -433,26 +507,44 @@ void pair_handle(struct pair *pair, enum letter_type type, int fd)
 	}
 }
 
-void pair_complete(struct thread *thread, const struct io_uring_cqe *cqe)
+static struct way *way_of(const struct thread *thread, __u64 data)
 {
-	struct way *way =
-		(struct way *)(uintptr_t)(cqe->user_data & ~OPERATIONS);
-	struct piece piece = { .buffer = -1 };
-	struct pair *pair = way->pair;
+	__u64 index = data >> SWITCH_SHIFT & (SWITCH_WAYS - 1);
 
-	pair->operations--;
+	if (data & SWITCH_OF_TABLE)
+		return thread->of_entry[index];
+	return (struct way *)(uintptr_t)(data & ~(__u64)SWITCH_OPERATION);
+}
+
+static struct piece piece_of(const struct thread *thread, const struct way *way,
+			     const struct io_uring_cqe *cqe)
+{
+	struct piece piece = { .buffer = PIECE_HOME, .at = way->home };
+
 	if (cqe->flags & IORING_CQE_F_BUFFER) {
 		piece.buffer = (int)(cqe->flags >> IORING_CQE_BUFFER_SHIFT);
 		piece.at = thread->memory + (size_t)piece.buffer * thread->size;
-		piece.length = cqe->res > 0 ? (uint32_t)cqe->res : 0;
 	}
-	switch (cqe->user_data & OPERATIONS) {
-	case RECEIVE:
-		on_receive(way, cqe->res, piece);
+	piece.length = cqe->res > 0 ? (uint32_t)cqe->res : 0;
+	return piece;
+}
+
+void pair_complete(struct thread *thread, const struct io_uring_cqe *cqe)
+{
+	struct way *way = way_of(thread, cqe->user_data);
+	struct pair *pair = way->pair;
+
+	pair->operations--;
+	switch (cqe->user_data & SWITCH_OPERATION) {
+	case SWITCH_RECEIVE:
+		on_receive(way, cqe->res, piece_of(thread, way, cqe));
 		break;
-	case SEND:
+	case SWITCH_SEND:
+		if (is_programs(way))
+			take_over_send(way);
 		on_send(way, cqe->res);
 		break;
 	}
+	set_flowing(pair);
 	leave_if_over(pair);
 }

@@ -8,6 +8,12 @@
  * one of the thread's. It goes back when its content is sent. What
  * cannot be sent at once moves to memory of the way's own, so that slow receivers
  * cannot use up the buffers of others.
+ *
+ * With the in-kernel switch a way of messages has an entry in the table that the
+ * thread shares with the program, and a home: a buffer that it always receives to,
+ * whose memory is given back after large messages. Once its pair has begun, the
+ * way is flowing: then the program passes on what comes, and the thread sees what
+ * the program leaves to it. `receiving` stays as it is meanwhile.
  */
 #ifndef SLUICED_WAY_H
 #define SLUICED_WAY_H
@@ -19,6 +25,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
+#include "loop.h"
 #include "switch.h"
 
 #define BUFFERS 32 /* of a thread; a power of two */
@@ -51,6 +58,11 @@ struct thread {
 	bool stopping;
 	unsigned int buffers_out; /* of BUFFERS: with pieces */
 	struct way *starved, **starved_last; /* found no buffer */
+	struct loop loop; /* without a region: none */
+	/* the main thread's: free entries of the table, and how many */
+	uint16_t *free_ways;
+	struct way **of_entry; /* written before an entry's first use */
+	unsigned int free_count;
 	struct pair *pairs;
 };
 
@@ -63,6 +75,7 @@ struct piece {
 
 #define PIECE_OWN (-1) /* memory of its own */
 #define PIECE_FIRST (-2) /* pair->first, which stays there */
+#define PIECE_HOME (-3) /* the way's home, which stays */
 
 /* One direction. */
 struct way {
@@ -77,6 +90,8 @@ struct way {
 	struct piece data; /* that is to be sent */
 	uint32_t sent; /* bytes of it */
 	struct piece held; /* that was received when there was data already */
+	struct switch_way *entry; /* of the table, or NULL */
+	unsigned char *home;
 	struct msghdr header;
 	struct iovec iov;
 	/* Room for the time that tells a message from the end, not for fds. */
@@ -107,9 +122,9 @@ struct pair *pair_new(struct thread *thread, int client, int backend, int type,
 		      struct traffic *traffic, void *owner);
 void pair_handle(struct pair *pair, enum letter_type type, int fd);
 
-/* What a completion is of: in the low bits of its way's address, or of none. */
-enum operation { MAIL, RECEIVE, SEND, HANGUP };
-#define OPERATIONS 7ul
+/* For the main thread: adds what the program has passed on. */
+void pair_carried(const struct pair *pair, struct carried *carried);
+void pair_free(struct pair *pair);
 
 void pair_hung_up(struct way *way);
 void pair_complete(struct thread *thread, const struct io_uring_cqe *cqe);
@@ -125,7 +140,12 @@ void ring_send(struct way *way, int flags); /* what is left of data */
 /* pair_hung_up() once the way's sender has gone for good. */
 void ring_watch_hangup(struct way *way);
 
-int thread_open(struct thread *thread); /* 0 or -errno */
+/* 0 or -errno. program: of the in-kernel switch, or NULL. */
+int thread_open(struct thread *thread, const struct loop_program *program);
+/* For the main thread: an entry and a home for a way; without, it does, too. */
+void ring_give_entry(struct way *way);
+void ring_take_entry(struct way *way);
+void ring_give_home_back(struct way *way); /* its memory */
 /* Waits for operations and handles what comes. True: there is mail. */
 bool thread_round(struct thread *thread);
 void thread_close(struct thread *thread); /* with its pairs */
