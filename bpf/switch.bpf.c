@@ -189,7 +189,6 @@ int BPF_PROG(loop_step, struct io_ring_ctx *ring,
 	(void)ctx;
 	if (!region || !cq || !sqes)
 		return STOP;
-	region->steps++;
 	bpf_iter_num_new(&batch, 0, BATCH);
 	while (bpf_iter_num_next(&batch)) {
 		stop = region->submit_only || !pass_one(region, cq, sqes);

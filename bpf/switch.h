@@ -46,7 +46,7 @@ struct switch_way {
 struct switch_region {
 	__u64 address; /* of this, in the thread's memory */
 	__u32 submit_only; /* submit, and return at once */
-	__u32 steps; /* wrap */
+	__u32 pad;
 	struct switch_way ways[SWITCH_WAYS];
 };
 

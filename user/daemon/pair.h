@@ -5,7 +5,7 @@
  * An engine carries what they send to each other:
  *
  *   redirect.h  STREAM: user space first, then the kernel
- *   switch.h    all types: user space
+ *   switch.h    STREAM: user space; SEQPACKET: the in-kernel switch, or user space
  *
  * Shared by the engines and whoever gives pairs to them.
  */

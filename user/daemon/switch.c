@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
-/* The threads of the user-space switch, and their mail; switch.h. */
+/* The threads of the switch, and their mail; switch.h. */
 #include "switch.h"
 
 #include <errno.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
 /*
- * The user-space switch: carries what two connected sockets send to each other,
- * STREAM or SEQPACKET, where the kernel cannot be made to do it.
+ * The switch: carries what two connected sockets send to each other, STREAM or
+ * SEQPACKET, where sockmap cannot. It is in user space; with the in-kernel switch
+ * (loop.h) messages of SEQPACKET pairs that have begun pass without it.
  *
  * A pair has two ways. Each has one operation under way, a receive or a send, so
  * a slow receiver stops its own sender and nobody else, and what a way holds is

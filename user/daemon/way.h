@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause */
 /*
- * Inside the user-space switch: a thread and its pairs. switch.c has the threads
+ * Inside the switch: a thread and its pairs. switch.c has the threads
  * and their mail, ring.c an io_uring of each, way.c what is done for pairs. All
  * but the mail is the thread's alone.
  *
